@@ -1,0 +1,1 @@
+"""The processes that people run, and the event logs they read."""

@@ -1,0 +1,1 @@
+"""Event logs: files, standard input and, in production, Kafka."""
