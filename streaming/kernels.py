@@ -1,0 +1,141 @@
+"""Compiled functions: how they are made and cached, and the arithmetic that they share."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+from numba.core.dispatcher import Dispatcher
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Sums may be reordered so that they run in SIMD lanes; NaN and infinity keep their meaning,
+# because a step that is not finite must be seen and skipped.
+_FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
+
+
+def cache_home() -> Path:
+    """Directory of the compiled kernels: `NUMBA_CACHE_DIR`, else `~/.cache/freshet/kernels`."""
+    given = os.environ.get("NUMBA_CACHE_DIR")
+    base = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+    return Path(given) if given else base / "freshet" / "kernels"
+
+
+@cache
+def _bytes_digest(path: str) -> bytes:
+    return hashlib.sha256(Path(path).read_bytes()).digest()
+
+
+def _digest(function: Callable[..., Any], seen: set[str]) -> bytes:
+    """Digest of the file of a function and of those whose kernels it sees.
+
+    Numba notices a change of the function's own file only, and would go on with the old code of
+    a kernel that it calls.
+    """
+    path = function.__code__.co_filename
+    if path in seen:
+        return b""
+    seen.add(path)
+    called = {v.py_func.__code__.co_filename: v for v in function.__globals__.values() if isinstance(v, Dispatcher)}
+    inner = b"".join(_digest(called[p].py_func, seen) for p in sorted(called))
+    return hashlib.sha256(_bytes_digest(path) + inner).digest()
+
+
+def kernel(function: F) -> F:
+    """Compile with numba at the first call; releases the GIL; cached on disk by the sources it depends on."""
+    numba.config.CACHE_DIR = str(cache_home() / _digest(function, set()).hex()[:16])  # type: ignore[attr-defined]
+    compiled: F = numba.njit(cache=True, nogil=True, fastmath=_FASTMATH, error_model="numpy")(function)
+    return compiled
+
+
+@kernel
+def mix(bits: np.uint64) -> np.uint64:
+    """Finaliser of splitmix64 (Steele et al. 2014): 64 bits in, 64 well-mixed bits out."""
+    z = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+@kernel
+def random_bits(key: np.uint64, counter: int) -> np.uint64:
+    """Number `counter` of the random sequence `key`: counter-based, so that a replay draws the same."""
+    return mix(key + np.uint64(0x9E3779B97F4A7C15) * (np.uint64(counter) + np.uint64(1)))
+
+
+@kernel
+def random_below(key: np.uint64, counter: int, n: int) -> int:
+    """Uniform integer in [0, n), n < 2^31 (multiply-shift; its bias is below n / 2^32)."""
+    return np.int64(((random_bits(key, counter) >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32))
+
+
+@kernel
+def random_normal(key: np.uint64, counter: int) -> float:
+    """Standard normal number `counter` of the sequence `key` (Box and Muller 1958)."""
+    scale = 1.0 / 9007199254740992.0
+    u = (np.float64(random_bits(key, 2 * counter) >> np.uint64(11)) + 0.5) * scale
+    v = np.float64(random_bits(key, 2 * counter + 1) >> np.uint64(11)) * scale
+    return np.sqrt(-2.0 * np.log(u)) * np.cos(2.0 * np.pi * v)
+
+
+@kernel
+def hash_bytes(data: np.ndarray, start: int, end: int) -> np.uint64:
+    """64-bit hash of `data[start:end]`: FNV-1a, then `mix`."""
+    h = np.uint64(0xCBF29CE484222325)
+    for k in range(start, end):
+        h = (h ^ np.uint64(data[k])) * np.uint64(0x100000001B3)
+    return mix(h)
+
+
+def _crc_tables() -> np.ndarray:
+    """Tables of CRC-32 (IEEE 802.3, as zlib's) for eight bytes at a time."""
+    tables = np.zeros((8, 256), np.uint32)
+    for byte in range(256):
+        crc = byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0xEDB88320 if crc & 1 else 0)
+        tables[0, byte] = crc
+    for k in range(1, 8):
+        tables[k] = (tables[k - 1] >> np.uint32(8)) ^ tables[0][tables[k - 1] & np.uint32(0xFF)]
+    return tables
+
+
+CRC_TABLES = _crc_tables()
+
+
+@kernel
+def crc32(data: np.ndarray, start: int, end: int) -> np.uint32:
+    """CRC-32 of `data[start:end]`, equal to `zlib.crc32` ("slicing by 8", Kounavis and Berry 2005).
+
+    >>> crc32(np.frombuffer(b"123456789", np.uint8), 0, 9) == 0xCBF43926
+    True
+    """
+    crc = np.uint32(0xFFFFFFFF)
+    k = start
+    while k + 8 <= end:
+        a = crc ^ (
+            np.uint32(data[k])
+            | (np.uint32(data[k + 1]) << np.uint32(8))
+            | (np.uint32(data[k + 2]) << np.uint32(16))
+            | (np.uint32(data[k + 3]) << np.uint32(24))
+        )
+        crc = (
+            CRC_TABLES[7, a & np.uint32(0xFF)]
+            ^ CRC_TABLES[6, (a >> np.uint32(8)) & np.uint32(0xFF)]
+            ^ CRC_TABLES[5, (a >> np.uint32(16)) & np.uint32(0xFF)]
+            ^ CRC_TABLES[4, a >> np.uint32(24)]
+            ^ CRC_TABLES[3, data[k + 4]]
+            ^ CRC_TABLES[2, data[k + 5]]
+            ^ CRC_TABLES[1, data[k + 6]]
+            ^ CRC_TABLES[0, data[k + 7]]
+        )
+        k += 8
+    while k < end:
+        crc = CRC_TABLES[0, (crc ^ np.uint32(data[k])) & np.uint32(0xFF)] ^ (crc >> np.uint32(8))
+        k += 1
+    return crc ^ np.uint32(0xFFFFFFFF)
