@@ -1,0 +1,92 @@
+"""Runs a learner over arrays of numbered users and items, without tables or a store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streaming import learners
+from streaming.learners.contract import Batch, Model, Outcome, Seen
+from streaming.learners.model import ITEM, USER, initial_values, initialise, new_model, no_seen
+
+
+class Harness:
+    """A model whose users and items are numbers; items are numbered in the order of their first event."""
+
+    def __init__(
+        self, name: str, users: int, items: int, *, seed: int = 1, exclude_seen: int = 0, **given: Any
+    ) -> None:
+        """`exclude_seen`: room for this many events, 0 for off."""
+        self.learner = learners.load(name)
+        self.options = learners.options_of(self.learner, given)
+        self.layout = self.learner.layout(self.options)
+        self.model: Model = new_model(self.learner, self.options, users, items)
+        self.seed = seed
+        fill, sigma = initial_values(self.layout.user)
+        for slot in range(users):
+            initialise(self.model.users, slot, fill, sigma, np.uint64(seed), USER, np.uint64(slot))
+        fill, sigma = initial_values(self.layout.item)
+        for slot in range(items):
+            initialise(self.model.items, slot, fill, sigma, np.uint64(seed), ITEM, np.uint64(slot))
+            self.model.slot_of[slot] = self.model.serial_of[slot] = slot
+        self.loop = self.learner.loop()
+        self.scores = np.zeros(items, np.float32)
+        self.number = 0
+        self.known = 0
+        self.seen = no_seen()
+        if exclude_seen:
+            self.seen = Seen(
+                np.full(users, -1, np.int32),
+                np.zeros(exclude_seen, np.int32),
+                np.zeros(exclude_seen, np.int32),
+                np.zeros(1, np.int64),
+            )
+
+    def run(
+        self,
+        user: NDArray[Any],
+        item: NDArray[Any],
+        time: NDArray[Any],
+        *,
+        value: NDArray[Any] | None = None,
+        weight: NDArray[Any] | None = None,
+        every: int = 1,
+    ) -> Outcome:
+        """Test and learn these events; items must be numbered by first appearance."""
+        n = len(user)
+        highest = np.maximum.accumulate(np.concatenate([[self.known - 1], item]))
+        numbers = self.number + np.arange(n)
+        batch = Batch(
+            user=user.astype(np.int32),
+            item=item.astype(np.int32),
+            known=(highest[:-1] + 1).astype(np.int32),
+            time=time.astype(np.int64),
+            value=(np.ones(n) if value is None else value).astype(np.float32),
+            weight=(np.ones(n) if weight is None else weight).astype(np.float32),
+            key=numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(self.seed),
+            drawn=numbers % every == 0,
+            number=self.number,
+        )
+        outcome = Outcome(np.zeros(n, np.float32), np.zeros(n, np.float32), np.zeros(n, np.uint32))
+        self.loop(self.model, batch, self.seen, self.scores, outcome)
+        self.number += n
+        self.known = int(highest[-1]) + 1
+        return outcome
+
+
+def numbered(ids: Any) -> NDArray[np.int64]:
+    """Numbers of ids by first appearance.
+
+    >>> numbered(["b", "a", "b"]).tolist()
+    [0, 1, 0]
+    """
+    numbers: dict[Any, int] = {}
+    return np.array([numbers.setdefault(i, len(numbers)) for i in ids], np.int64)
+
+
+def hit_rate(outcome: Outcome, k: int = 10) -> float:
+    """HR@k of the evaluated events."""
+    ranks = outcome.rank[~np.isnan(outcome.rank)]
+    return float((ranks < k).mean())
