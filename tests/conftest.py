@@ -1,0 +1,31 @@
+"""What all tests share: real data where it is at hand, and settings that no outer environment changes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("FRESHET_DATA", ROOT.parent / "shared" / "datasets"))
+
+# Freshet reads settings from FRESHET_…; those of the person who runs the tests must not reach them.
+for name in [name for name in os.environ if name.startswith("FRESHET_") and name != "FRESHET_DATA"]:
+    del os.environ[name]
+
+# A first call compiles kernels and a test machine may be shared, so a deadline would only fail at random.
+settings.register_profile("freshet", deadline=None, print_blob=True)
+settings.load_profile("freshet")
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """Directory of the public datasets: FRESHET_DATA, else `../shared/datasets` beside the repository.
+
+    A test that asks for it is skipped where the directory is absent.
+    """
+    if not DATA.is_dir():
+        pytest.skip(f"no datasets at {DATA}; set FRESHET_DATA to the directory that holds them")
+    return DATA
