@@ -36,7 +36,7 @@ $(STAMP): requirements.lock pyproject.toml
 		echo "Making $(VENV) with $$("$$python" --version 2>&1)"; \
 		"$$python" -m venv --clear $(VENV); \
 	fi
-	@echo 'Installing the locked packages (some 300 MB, once)'
+	@echo 'Installing the locked packages: about 1 GB on disk, a minute or two, once'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@if [ -f consumers/warm.py ]; then echo 'Compiling the kernels (once)'; $(BIN)/python -m consumers.warm; fi
