@@ -67,9 +67,7 @@ class EventSettings(Struct, frozen=True, forbid_unknown_fields=True):
     ] = "auto"
     on_bad_record: Annotated[
         Literal["dead_letter", "stop"],
-        Meta(
-            description="Whether a record that cannot be an event goes to the dead letters or stops the worker."
-        ),
+        Meta(description="Whether a record that is no event goes to the dead letters or stops the worker."),
     ] = "dead_letter"
     max_record_bytes: Annotated[
         int, Meta(ge=64, le=2**30, description="Longest record in bytes; a longer one is a bad record.")

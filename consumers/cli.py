@@ -1,0 +1,175 @@
+"""The command `freshet`: a command line enters, one command runs, an exit code leaves.
+
+The code is 0 when it is done, 1 when it failed, 2 for a wrong usage or setting.
+Commands are named here and imported when they run, so that help and small
+commands never wait for compiled kernels.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts.exceptions import UnknownCommandError, UnknownOptionError
+
+from consumers.commands.context import current_settings, use
+from consumers.settings import KEYS, release
+from streaming.errors import FreshetError, UsageError, nearest
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141  # as a shell reports a program that SIGPIPE ended
+
+_GLOBAL = Group("Options of every command", sort_key=1)
+_EPILOGUE = (
+    "Every command also takes `--home`, `--config` and `--set section.key=value`: see `freshet --help`."
+)
+_COMMANDS = (
+    ("demo", "demo", "Learn a simulated stream live and show how well it goes."),
+    ("versions", "app", "Create, list, check, copy and remove versions."),
+    ("work", "work", "Learn events into a version."),
+    ("query", "app", "Ask a version for embeddings, recommendations, similar ids and scores."),
+    ("backtest", "backtest", "Compare learners over history, side by side on the same events."),
+    ("simulate", "simulate", "Write the events of a simulated stream."),
+    ("config", "config", "Show each setting in effect, where it came from and what it means."),
+    ("doctor", "doctor", "Check that all is well on this machine."),
+    ("dead-letters", "app", "Show the records that a version refused."),
+)
+
+
+def _build() -> App:
+    app = App(
+        name="freshet",
+        help="Keep user and item embeddings fresh: events in, rows durable, answers out.",
+        help_epilogue=_EPILOGUE,
+        version=release,
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+        exit_on_error=False,
+        print_error=False,
+    )
+    for name, attribute, text in _COMMANDS:
+        module = name.replace("-", "_")
+        app.command(f"consumers.commands.{module}:{attribute}", name=name, help=text)
+    # What follows "--" is for the command, and so is the "--" itself.
+    app.meta.end_of_options_delimiter = ""
+    app.meta.default(_launch)
+    return app
+
+
+def _launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    home: Annotated[
+        Path | None, Parameter(group=_GLOBAL, help="Home directory (FRESHET_HOME, else ./freshet-home).")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        Parameter(
+            group=_GLOBAL,
+            help="Configuration file (FRESHET_CONFIG, else ./freshet.toml, else freshet.toml in the home).",
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        Parameter(
+            name="--set",
+            negative=(),
+            group=_GLOBAL,
+            help="One setting as section.key=value, above file and environment; may be repeated.",
+        ),
+    ] = None,
+) -> Any:
+    """Takes the global options and runs the command that the other words name."""
+    overrides, others = _split_sets(set_ or [])
+    use(config, home, overrides)
+    cut = tokens.index("--") if "--" in tokens else len(tokens)
+    words = [*tokens[:cut], *others, *tokens[cut:]]
+    try:
+        command, bound, _ = app.parse_args(words)
+    except UnknownOptionError as error:
+        if error.token.keyword == "--set":
+            raise _unknown_set(others[1]) from error
+        raise
+    if command.__module__.startswith("consumers."):
+        _prepare(command.__name__)
+    return command(*bound.args, **bound.kwargs)
+
+
+def _prepare(command: str) -> None:
+    """Reads the settings before anything is done, and sets up logs accordingly."""
+    from consumers.logs import configure_logs
+
+    configure_logs("auto", "info")
+    # The doctor reports wrong settings among its findings.
+    if command != "doctor":
+        worker = current_settings().worker
+        configure_logs(worker.log_format, worker.log_level)
+
+
+def _split_sets(given: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Settings as key → value, and the words of a command's own `--set`, whose keys have no dot."""
+    overrides: dict[str, str] = {}
+    others: list[str] = []
+    for one in given:
+        key, equals, value = one.partition("=")
+        if not equals or not key:
+            raise UsageError(f'--set must be followed by key=value, got "{one}".')
+        if "." in key:
+            overrides[key.strip()] = value
+        else:
+            others += ["--set", one]
+    return overrides, others
+
+
+def _unknown_set(given: str) -> UsageError:
+    key = given.partition("=")[0]
+    last = {known.rpartition(".")[2]: known for known in KEYS}
+    near = last.get(key) or next((known for name, known in last.items() if nearest(key, [name])), None)
+    hint = f' Did you mean "{near}"?' if near else ""
+    return UsageError(
+        f"--set {key} is not something that this command can set; a setting is section.key.{hint}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line.
+
+    Args:
+        arguments: the words after `freshet`; those of the process when None.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        code = app.meta(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except FreshetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except CycloptsError as error:
+        print(f"error: {_usage(error)}", file=sys.stderr)
+        return UsageError.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has gone; without this the interpreter would complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+
+
+def _usage(error: CycloptsError) -> str:
+    """A wrong command line in one line."""
+    if isinstance(error, UnknownCommandError) and error.app is app:
+        # The library's own text would import every command to find the nearest.
+        word = error.unused_tokens[0] if error.unused_tokens else ""
+        near = nearest(word, [name for name, *_ in _COMMANDS])
+        return f'"{word}" is not a command.{near} `freshet --help` lists them all.'
+    line = " ".join(str(error).split())
+    return f"{line} See `freshet --help`."
+
+
+app = _build()
