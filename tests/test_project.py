@@ -99,15 +99,22 @@ def test_make_without_a_target_lists_the_targets() -> None:
     assert "make run" in listed
 
 
-@pytest.mark.parametrize("python", ["/nonexistent/python3", "false"])
-def test_setup_says_what_it_needs_when_the_given_python_does_not_run(python: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("python", "said"),
+    [
+        ("", "found no Python 3.11 or newer"),
+        ("/nonexistent/python3", "must be Python 3.11 or newer"),
+        ("false", "must be Python 3.11 or newer"),
+    ],
+)
+def test_setup_says_what_it_needs_without_a_usable_python(python: str, said: str, tmp_path: Path) -> None:
     for name in ["Makefile", "requirements.lock", "pyproject.toml"]:
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     done = subprocess.run(
         ["make", "-s", "setup", f"PYTHON={python}"], cwd=tmp_path, check=False, capture_output=True, text=True
     )
     assert done.returncode != 0
-    assert "must be Python 3.11 or newer" in done.stderr
+    assert said in done.stderr
     assert not (tmp_path / ".venv").exists()
 
 
