@@ -157,6 +157,8 @@ class Learner:
         explain: kernel (model, event, out): parts of the score of event.item, which sum to it up to
             monotony: out[0] the user's own row, out[1] popularity, out[2] repetition, out[3 + k] the
             item had k + 1 events ago.
+        decay: kernel (model, known, number), called before every event, also one that teaches nothing:
+            the place of `fade`, which must not miss its number.
     """
 
     name: str
@@ -169,6 +171,7 @@ class Learner:
     check: Callable[[Any], None] | None = None
     query: Callable[..., None] | None = None
     explain: Callable[..., None] | None = None
+    decay: Callable[..., None] | None = None
 
     def loop(self) -> Callable[..., None]:
         """The compiled `test_then_learn` of this learner."""
@@ -203,7 +206,8 @@ class Outcome(NamedTuple):
 
     rank: NDArray[np.float32]  # 0-based; NaN where not evaluated, infinite for a miss
     loss: NDArray[np.float32]  # NaN where nothing was learned
-    events_before: NDArray[np.uint32]  # of the user, to tell new users from returning ones
+    user_events: NDArray[np.uint32]  # before this event, to tell new users from returning ones
+    item_events: NDArray[np.uint32]
 
 
 def score(model: Model, event: Event, out: NDArray[np.float32]) -> None:
@@ -214,6 +218,26 @@ def score(model: Model, event: Event, out: NDArray[np.float32]) -> None:
 def learn(model: Model, event: Event) -> float:
     """Stands for the learner's kernel; `_bind` puts it in place."""
     raise NotImplementedError
+
+
+def decay(model: Model, known: int, number: int) -> None:
+    """Stands for the learner's kernel; `_bind` puts it in place."""
+    raise NotImplementedError
+
+
+@kernel
+def no_decay(model: Model, known: int, number: int) -> None:
+    """Nothing decays."""
+
+
+@kernel
+def past_item(model: Model, user: int, k: int) -> int:
+    """Slot of the item that a user had k + 1 positive events ago; -1 for none, forgotten or gone."""
+    width = model.history.serial.shape[1]
+    pushed = np.int64(model.history.pushed[user])
+    if k >= min(pushed, width):
+        return -1
+    return np.int64(model.slot_of[model.history.serial[user, (pushed - 1 - k) % width]])
 
 
 @kernel
@@ -311,7 +335,9 @@ def test_then_learn(
         user, item, known = batch.user[i], batch.item[i], batch.known[i]
         outcome.rank[i] = np.inf if batch.drawn[i] else np.nan
         outcome.loss[i] = np.nan
-        outcome.events_before[i] = model.users.events[user] if user >= 0 else 0
+        outcome.user_events[i] = model.users.events[user] if user >= 0 else 0
+        outcome.item_events[i] = model.items.events[item] if item >= 0 else 0
+        decay(model, known, batch.number + i + 1)
         if user < 0 or item < 0:
             continue
         event = Event(
@@ -334,13 +360,20 @@ def test_then_learn(
 
 
 def _bind(loop: Callable[..., None], learner: Learner) -> Callable[..., None]:
-    """Compile `loop` with a learner's `score` and `learn` in the place of the stand-ins.
+    """Compile `loop` with a learner's `score`, `learn` and `decay` in the place of the stand-ins.
 
     Kernels handed over as arguments could not be cached on disk; as globals of a copy of the
     function they can.
     """
-    names = {**loop.__globals__, "score": learner.score, "learn": learner.learn}
+    names = {**loop.__globals__, "score": learner.score, "learn": learner.learn, "decay": learner.decay or no_decay}
     bound = types.FunctionType(loop.__code__, names, loop.__name__)
     bound.__qualname__ = f"{learner.name}.{loop.__name__}"
     bound.__module__ = loop.__module__
     return kernel(bound)
+
+
+def new_outcome(n: int) -> Outcome:
+    """Room for the outcome of n events."""
+    return Outcome(
+        np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.uint32), np.empty(n, np.uint32)
+    )

@@ -24,14 +24,14 @@ def new_rows(fields: tuple[Field, ...], capacity: int) -> Rows:
     """Zeroed rows; each starts on a cache line."""
     stride = -(-max(1, width_of(fields)) // _LANES) * _LANES
     return Rows(
-        floats=_aligned(capacity, stride),
+        floats=aligned(capacity, stride),
         events=np.zeros(capacity, np.uint32),
         seen=np.zeros(capacity, np.int64),
         touched=np.zeros(capacity, np.int64),
     )
 
 
-def _aligned(rows: int, stride: int) -> NDArray[np.float32]:
+def aligned(rows: int, stride: int) -> NDArray[np.float32]:
     """Zeroed (rows, stride) whose first element lies on a cache line; pages are taken when touched."""
     raw = np.zeros(rows * stride + _LANES, np.float32)
     skip = (-raw.ctypes.data // 4) % _LANES

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streaming import learners
-from streaming.learners.contract import Batch, Model, Outcome, Seen
+from streaming.learners.contract import Batch, Model, Outcome, Seen, new_outcome
 from streaming.learners.model import ITEM, USER, initial_values, initialise, new_model, no_seen
 
 
@@ -69,7 +69,7 @@ class Harness:
             drawn=numbers % every == 0,
             number=self.number,
         )
-        outcome = Outcome(np.zeros(n, np.float32), np.zeros(n, np.float32), np.zeros(n, np.uint32))
+        outcome = new_outcome(n)
         self.loop(self.model, batch, self.seen, self.scores, outcome)
         self.number += n
         self.known = int(highest[-1]) + 1

@@ -1,0 +1,165 @@
+"""id → slot: a compiled hash table over the ids' bytes.
+
+Python's strings and dicts cost a cache miss or two and 200 bytes for each id; here an id is looked
+up from the bytes of its record, compared in full, and lies in one arena.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streaming.events import Ids
+from streaming.kernels import hash_bytes, kernel
+
+
+class IdArrays(NamedTuple):
+    """What the kernels see; buckets are probed linearly."""
+
+    bucket: NDArray[np.uint32]  # (B, 2) high half of the hash; slot + 1, 0 where empty
+    start: NDArray[np.int64]  # (capacity,) of the id in `data`
+    length: NDArray[np.int32]  # (capacity,) bytes, 0 where the slot is free
+    data: NDArray[np.uint8]  # the arena
+    used: NDArray[np.int64]  # (2,) end of the arena's used part; bytes of it that are garbage
+
+
+@kernel
+def find(ids: IdArrays, data: NDArray[np.uint8], start: int, end: int, id_hash: np.uint64) -> int:
+    """Slot of the id `data[start:end]`, -1 where it has none."""
+    mask = ids.bucket.shape[0] - 1
+    tag = np.uint32(id_hash >> np.uint64(32))
+    place = np.int64(id_hash & np.uint64(mask))
+    while True:
+        slot = np.int64(ids.bucket[place, 1]) - 1
+        if slot < 0:
+            return -1
+        if ids.bucket[place, 0] == tag and ids.length[slot] == end - start:
+            at = ids.start[slot]
+            same = True
+            for k in range(end - start):
+                if ids.data[at + k] != data[start + k]:
+                    same = False
+                    break
+            if same:
+                return slot
+        place = (place + 1) & mask
+
+
+@kernel
+def insert(ids: IdArrays, slot: int, data: NDArray[np.uint8], start: int, end: int, id_hash: np.uint64) -> None:
+    """Give an id that has none this slot; the caller has made room."""
+    mask = ids.bucket.shape[0] - 1
+    place = np.int64(id_hash & np.uint64(mask))
+    while ids.bucket[place, 1] != 0:
+        place = (place + 1) & mask
+    ids.bucket[place, 0] = np.uint32(id_hash >> np.uint64(32))
+    ids.bucket[place, 1] = slot + 1
+    at = ids.used[0]
+    for k in range(end - start):
+        ids.data[at + k] = data[start + k]
+    ids.start[slot] = at
+    ids.length[slot] = end - start
+    ids.used[0] = at + end - start
+
+
+@kernel
+def remove(ids: IdArrays, slot: int) -> None:
+    """Take an id out; those behind it in its run move up (Knuth, vol. 3, 6.4, algorithm R)."""
+    mask = ids.bucket.shape[0] - 1
+    start = ids.start[slot]
+    place = np.int64(hash_bytes(ids.data, start, start + ids.length[slot]) & np.uint64(mask))
+    while np.int64(ids.bucket[place, 1]) != slot + 1:
+        place = (place + 1) & mask
+    gap = place
+    while True:
+        place = (place + 1) & mask
+        other = np.int64(ids.bucket[place, 1]) - 1
+        if other < 0:
+            break
+        at = ids.start[other]
+        home = np.int64(hash_bytes(ids.data, at, at + ids.length[other]) & np.uint64(mask))
+        if ((place - home) & mask) >= ((place - gap) & mask):
+            ids.bucket[gap, 0] = ids.bucket[place, 0]
+            ids.bucket[gap, 1] = ids.bucket[place, 1]
+            gap = place
+    ids.bucket[gap, 1] = 0
+    ids.used[1] += ids.length[slot]
+    ids.length[slot] = 0
+
+
+@kernel
+def move(ids: IdArrays, source: int, target: int) -> None:
+    """Let the id of slot `source` have the free slot `target`."""
+    mask = ids.bucket.shape[0] - 1
+    start = ids.start[source]
+    place = np.int64(hash_bytes(ids.data, start, start + ids.length[source]) & np.uint64(mask))
+    while np.int64(ids.bucket[place, 1]) != source + 1:
+        place = (place + 1) & mask
+    ids.bucket[place, 1] = target + 1
+    ids.start[target] = start
+    ids.length[target] = ids.length[source]
+    ids.length[source] = 0
+
+
+@kernel
+def _reinsert(old: IdArrays, new: IdArrays, slots: int) -> None:
+    for slot in range(slots):
+        if old.length[slot] > 0:
+            start, end = old.start[slot], old.start[slot] + old.length[slot]
+            insert(new, slot, old.data, start, end, hash_bytes(old.data, start, end))
+
+
+@kernel
+def find_all(ids: IdArrays, data: NDArray[np.uint8], start: NDArray[np.int64], end: NDArray[np.int64],
+             slots: NDArray[np.int32]) -> None:  # fmt: skip
+    """Slots of many ids, -1 where there is none."""
+    for i in range(start.shape[0]):
+        slots[i] = find(ids, data, start[i], end[i], hash_bytes(data, start[i], end[i]))
+
+
+class IdTable:
+    """Ids of the rows of a table; slots are given by the table."""
+
+    def __init__(self, capacity: int) -> None:
+        self.arrays = _new_arrays(capacity, 16 * capacity)
+
+    def make_room(self, capacity: int, new_bytes: int) -> None:
+        """Room for `capacity` slots and `new_bytes` more bytes of ids; garbage is left behind."""
+        arrays = self.arrays
+        have = arrays.length.shape[0]
+        used, garbage = int(arrays.used[0]), int(arrays.used[1])
+        if capacity <= have and used + new_bytes <= arrays.data.shape[0]:
+            return
+        capacity = max(capacity, have)
+        grown = _new_arrays(capacity, max(16 * capacity, 2 * (used - garbage) + new_bytes))
+        _reinsert(arrays, grown, have)
+        self.arrays = grown
+
+    def id_of(self, slot: int) -> bytes:
+        """The id of a slot."""
+        start = self.arrays.start[slot]
+        return self.arrays.data[start : start + self.arrays.length[slot]].tobytes()
+
+    def slots_of(self, ids: Ids) -> NDArray[np.int32]:
+        """Slots of ids, -1 where there is none."""
+        slots = np.empty(len(ids), np.int32)
+        find_all(self.arrays, ids.data, ids.start, ids.end, slots)
+        return slots
+
+    def slot_of(self, text: str) -> int:
+        """Slot of one id, -1 where it has none."""
+        data = np.frombuffer(text.encode(), np.uint8)
+        return int(self.slots_of(Ids(data, np.zeros(1, np.int64), np.array([len(data)], np.int64)))[0])
+
+
+def _new_arrays(capacity: int, arena: int) -> IdArrays:
+    buckets = 1 << max(4, (2 * capacity - 1).bit_length())  # at most half full
+    return IdArrays(
+        bucket=np.zeros((buckets, 2), np.uint32),
+        start=np.zeros(capacity, np.int64),
+        length=np.zeros(capacity, np.int32),
+        data=np.zeros(arena, np.uint8),
+        used=np.zeros(2, np.int64),
+    )

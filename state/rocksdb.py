@@ -1,0 +1,186 @@
+"""The store of a version in RocksDB."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from rocksdict import (
+    AccessType,
+    BlockBasedOptions,
+    Cache,
+    Checkpoint,
+    Options,
+    Rdict,
+    WriteBatch,
+    WriteOptions,
+)
+
+from state.store import FORMAT, Store, after
+from streaming.errors import (
+    StoreError,
+    StoreFormatError,
+    StoreFullError,
+    StoreLockedError,
+    StoreReadOnlyError,
+)
+
+_MB = 1 << 20
+FORMAT_KEY = b"mformat"
+
+
+class RocksStore(Store):
+    """Keys and values in one RocksDB directory, one writer.
+
+    Args:
+        path: directory; made where absent, unless `read_only`.
+        read_only: follow another process's store as a secondary instance; its private files are
+            kept in `secondary`.
+        cache_bytes: block cache.
+
+    Raises:
+        StoreLockedError: another process writes to it.
+        StoreFormatError: it has another format than this program.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        read_only: bool = False,
+        secondary: Path | None = None,
+        cache_bytes: int = 64 * _MB,
+    ) -> None:
+        self.path = path
+        self._write = WriteOptions()
+        self._write.sync = True
+        self._write.memtable_insert_hint_per_batch = True
+        if read_only and not (path / "CURRENT").exists():
+            raise StoreError(f"{path}: there is no store here yet. Run `freshet work` first.")
+        try:
+            if not read_only:
+                path.mkdir(parents=True, exist_ok=True)
+            access = AccessType.secondary(str(secondary)) if secondary else AccessType.read_write()
+            if read_only and not secondary:
+                access = AccessType.read_only(False)
+            self._db = Rdict(str(path), _options(cache_bytes, read_only), access_type=access)
+        except Exception as error:  # rocksdict raises bare Exception; `_named` keeps its text and the cause
+            raise _named(error, path) from error
+        self._check_format(read_only)
+
+    def _check_format(self, read_only: bool) -> None:
+        written = self._db.get(FORMAT_KEY)
+        if written is None:
+            if next(self._db.keys(), None) is not None:
+                self.close()
+                raise StoreFormatError(f"{self.path}: this RocksDB was not written by Freshet. Choose another home.")
+            if not read_only:
+                self.write([(FORMAT_KEY, str(FORMAT).encode())])
+        elif written != str(FORMAT).encode():
+            self.close()
+            raise StoreFormatError(
+                f"{self.path}: the store has format {written.decode(errors='replace')}, this Freshet reads and writes "
+                f"format {FORMAT}. Use the Freshet that wrote it, or learn the version again: "
+                "`freshet versions create NEW`, then `freshet work NEW --from …`."
+            )
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Values of keys, None where there is none."""
+        if not keys:
+            return []
+        values: list[bytes | None] = self._db[list(keys)]
+        return values
+
+    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """All (key, value) whose key starts with `prefix`, in key order."""
+        end = after(prefix)
+        for key, value in self._db.items(from_key=prefix):
+            if key >= end:
+                return
+            yield key, value
+
+    def write(self, puts: Iterable[tuple[bytes, bytes]], deletes: Iterable[bytes] = ()) -> None:
+        """One WriteBatch, its WAL synced before it returns."""
+        batch = WriteBatch(raw_mode=True)
+        for key in deletes:
+            batch.delete(key)
+        put = batch.put
+        for key, value in puts:
+            put(key, value)
+        try:
+            self._db.write(batch, self._write)
+        except Exception as error:  # see __init__
+            raise _named(error, self.path) from error
+
+    def checkpoint(self, path: Path) -> None:
+        """Hard links to the same files: quick, and small until they are compacted away."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            Checkpoint(self._db).create_checkpoint(str(path))
+        except Exception as error:  # see __init__
+            raise _named(error, path) from error
+
+    def catch_up(self) -> None:
+        """See what the writer wrote since (only where opened with `secondary`)."""
+        self._db.try_catch_up_with_primary()
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of sorted files and of memory that is not flushed yet."""
+        properties = {
+            "sst": "rocksdb.total-sst-files-size",
+            "memtable": "rocksdb.cur-size-all-mem-tables",
+            "block_cache": "rocksdb.block-cache-usage",
+        }
+        return {part: self._db.property_int_value(name) or 0 for part, name in properties.items()}
+
+    def close(self) -> None:
+        """Close the files and give the lock back."""
+        self._db.close()
+
+    def __enter__(self) -> RocksStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _options(cache_bytes: int, read_only: bool) -> Options:
+    options = Options(raw_mode=True)
+    options.create_if_missing(not read_only)
+    # One writer, batches in key order: the concurrent memtable only costs.
+    options.set_allow_concurrent_memtable_write(False)
+    options.set_write_buffer_size(64 * _MB)
+    options.set_max_total_wal_size(256 * _MB)
+    options.set_keep_log_file_num(2)
+    # A secondary keeps files open that the writer has removed.
+    options.set_max_open_files(-1)
+    blocks = BlockBasedOptions()
+    blocks.set_block_cache(Cache(cache_bytes))
+    # Most look-ups are of users that are new: the filter answers them without reading a block.
+    blocks.set_bloom_filter(10, False)
+    options.set_block_based_table_factory(blocks)
+    return options
+
+
+def _named(error: Exception, path: Path) -> StoreError:
+    """RocksDB's error under the name that says what to do."""
+    text = str(error)
+    if "lock" in text.lower() and ("LOCK" in text or "No locks" in text):
+        return StoreLockedError(
+            f"{path}: another process holds this store ({text}). Stop that worker, or wait until it has ended."
+        )
+    if "No space left" in text:
+        return StoreFullError(
+            f"{path}: no space is left on the device. All that was committed is safe; free some space and run "
+            f"the same command again. ({text})"
+        )
+    writable = os.access(path if path.exists() else path.parent, os.W_OK)
+    if "Read-only file system" in text or "Permission denied" in text or isinstance(error, PermissionError):
+        return StoreReadOnlyError(f"{path}: the store cannot be written ({text}). Make it writable, or set --home.")
+    if isinstance(error, OSError) and not writable:
+        return StoreReadOnlyError(f"{path}: the store cannot be written ({text}). Make it writable, or set --home.")
+    return StoreError(f"{path}: {text}")

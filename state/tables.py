@@ -1,0 +1,348 @@
+"""Rows in memory: ids enter, slots of rows leave; a write-back cache over the store.
+
+All items are held. Users are held up to a bound: those whose newest event is longest ago make room,
+and come back from the store when they are seen again, bit for bit the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from state.ids import IdArrays, IdTable, find, insert, move, remove
+from state.rows import RowArrays, RowCodec
+from state.store import Store
+from streaming.events import Ids
+from streaming.kernels import hash_bytes, kernel
+from streaming.learners.contract import History, Layout, Model, Neighbours, Rows
+from streaming.learners.model import ITEM, USER, aligned, initial_values, initialise, new_rows
+
+
+@kernel
+def _take_slots(
+    ids: IdArrays, free: NDArray[np.int32], free_count: int, data: NDArray[np.uint8], start: NDArray[np.int64],
+    end: NDArray[np.int64], slots: NDArray[np.int32], fresh: NDArray[np.int64],
+) -> int:  # fmt: skip
+    """Slots of ids; ids without one get one from the free list and are noted in `fresh`; returns how many."""
+    count = 0
+    for i in range(start.shape[0]):
+        id_hash = hash_bytes(data, start[i], end[i])
+        slot = find(ids, data, start[i], end[i], id_hash)
+        if slot < 0:
+            slot = free[free_count - 1 - count]
+            insert(ids, slot, data, start[i], end[i], id_hash)
+            fresh[count] = slot
+            count += 1
+        slots[i] = slot
+    return count
+
+
+@kernel
+def _initialise_all(
+    rows: Rows, history: History, label: NDArray[np.int32], ids: IdArrays, slots: NDArray[np.int64],
+    fill: NDArray[np.float32], sigma: NDArray[np.float32], seed: np.uint64, kind: int, partition: int,
+) -> None:  # fmt: skip
+    for i in range(slots.shape[0]):
+        slot = slots[i]
+        id_hash = hash_bytes(ids.data, ids.start[slot], ids.start[slot] + ids.length[slot])
+        initialise(rows, slot, fill, sigma, seed, kind, id_hash)
+        history.pushed[slot] = 0
+        label[slot] = partition
+
+
+@kernel
+def _remove_all(ids: IdArrays, slots: NDArray[np.int64]) -> None:
+    for i in range(slots.shape[0]):
+        remove(ids, slots[i])
+
+
+class UserTable:
+    """Users held in memory.
+
+    Args:
+        capacity: most users held at once; None for as many as there are.
+    """
+
+    def __init__(self, layout: Layout, seed: int, store: Store, capacity: int | None) -> None:
+        self._layout, self._seed, self._store = layout, np.uint64(seed), store
+        self._limit = capacity
+        self._codec = RowCodec(USER, layout)
+        self._fill, self._sigma = initial_values(layout.user)
+        self.hits = self.misses = 0
+        # While every user of the store is in memory, one that is not here is new: no need to ask.
+        self._complete = next(store.scan(b"u"), None) is None
+        size = min(capacity or 1024, 1024)
+        self._allocate(size)
+        self._free = np.arange(size - 1, -1, -1, dtype=np.int32)
+        self._free_count = size
+
+    def _allocate(self, size: int) -> None:
+        self.ids = IdTable(size)
+        self.rows = new_rows(self._layout.user, size)
+        width = self._layout.history
+        self.history = History(
+            np.zeros((size, width), np.int32), np.zeros((size, width), np.uint32), np.zeros(size, np.uint32)
+        )
+        self.partition = np.zeros(size, np.int32)
+
+    @property
+    def capacity(self) -> int:
+        """Slots there are now."""
+        return self.partition.shape[0]
+
+    @property
+    def held(self) -> int:
+        """Users in memory."""
+        return self.capacity - self._free_count
+
+    def arrays(self) -> RowArrays:
+        """The users' rows as the codec sees them."""
+        no_lists = Neighbours(np.zeros((0, 0, 0), np.int32), np.zeros((0, 0, 0), np.float32), np.zeros((0, 0), np.int32))
+        return RowArrays(
+            self.rows, self.rows.floats.view(np.uint32), self.history, no_lists, self.partition, self.partition
+        )
+
+    def make_room(self, wanted: int, committed: int) -> bool:
+        """Room for `wanted` more users; False where only rows changed after event `committed` could leave."""
+        if self._free_count >= wanted:
+            return True
+        if self._limit is None or self.capacity < self._limit:
+            size = max(2 * self.capacity, self.capacity + wanted)
+            self._grow(size if self._limit is None else min(size, self._limit))
+        if self._free_count < wanted:
+            self._evict(max(wanted - self._free_count, self.capacity // 8), committed)
+        return self._free_count >= wanted
+
+    def _grow(self, size: int) -> None:
+        old = self.capacity
+        self.ids.make_room(size, 0)
+        self.rows = Rows(
+            grown(self.rows.floats, size), grown(self.rows.events, size), grown(self.rows.seen, size),
+            grown(self.rows.touched, size),
+        )  # fmt: skip
+        self.history = History(*(grown(a, size) for a in self.history))
+        self.partition = grown(self.partition, size)
+        free = np.arange(size - 1, old - 1, -1, dtype=np.int32)
+        self._free = np.concatenate([free, self._free[: self._free_count], np.zeros(old, np.int32)])
+        self._free_count += size - old
+
+    def _evict(self, wanted: int, committed: int) -> None:
+        touched = self.rows.touched
+        clean = np.flatnonzero((self.ids.arrays.length > 0) & (touched <= committed))
+        if len(clean) > wanted:
+            clean = clean[np.argpartition(touched[clean], wanted)[:wanted]]
+        self._release(clean)
+        self._complete = self._complete and len(clean) == 0
+
+    def _release(self, slots: NDArray[np.int64]) -> None:
+        _remove_all(self.ids.arrays, slots)
+        self._free[self._free_count : self._free_count + len(slots)] = slots
+        self._free_count += len(slots)
+
+    def resolve(self, ids: Ids, partition: int) -> NDArray[np.int32]:
+        """Slots of users; those not in memory are read from the store or begun. `make_room` comes first."""
+        slots = np.empty(len(ids), np.int32)
+        fresh = np.empty(len(ids), np.int64)
+        self.ids.make_room(self.capacity, int((ids.end - ids.start).sum()))
+        count = _take_slots(
+            self.ids.arrays, self._free, self._free_count, ids.data, ids.start, ids.end, slots, fresh
+        )  # fmt: skip
+        self._free_count -= count
+        self.misses += count
+        self.hits += len(ids) - count
+        if count:
+            self._load(fresh[:count], partition)
+        return slots
+
+    def _load(self, slots: NDArray[np.int64], partition: int) -> None:
+        new = slots
+        if not self._complete:
+            keys = [b"u" + self.ids.id_of(slot) for slot in slots.tolist()]
+            values = self._store.get_many(keys)
+            found = [i for i, v in enumerate(values) if v is not None]
+            rows = [v for v in values if v is not None]
+            self._codec.decode(self.arrays(), slots[found], [keys[i] for i in found], rows)
+            new = np.delete(slots, found)
+        _initialise_all(
+            self.rows, self.history, self.partition, self.ids.arrays, new, self._fill, self._sigma, self._seed, USER,
+            partition,
+        )  # fmt: skip
+
+    def changed(self, committed: int) -> NDArray[np.int64]:
+        """Slots of rows that changed after event `committed`."""
+        return np.flatnonzero((self.rows.touched > committed) & (self.ids.arrays.length > 0))
+
+    def encoded(self, slots: NDArray[np.int64]) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values of rows."""
+        return self._codec.encode(self.arrays(), self.ids.arrays, slots)
+
+
+@kernel
+def _take_item_slots(
+    ids: IdArrays, count: int, data: NDArray[np.uint8], start: NDArray[np.int64], end: NDArray[np.int64],
+    admitted: NDArray[np.bool_], slots: NDArray[np.int32], known: NDArray[np.int32],
+) -> int:  # fmt: skip
+    """Slots of items in order; one that has none gets the next where it is admitted. Returns the new count."""
+    for i in range(start.shape[0]):
+        id_hash = hash_bytes(data, start[i], end[i])
+        slot = find(ids, data, start[i], end[i], id_hash)
+        known[i] = count
+        if slot < 0 and admitted[i]:
+            slot = count
+            insert(ids, slot, data, start[i], end[i], id_hash)
+            count += 1
+        slots[i] = slot
+    return count
+
+
+class ItemTable:
+    """All items, in slots 0 … count - 1.
+
+    An item also has a serial, which is never given twice: histories and neighbour lists name items
+    by serial, so that an item that is gone cannot be taken for the one that got its slot.
+    """
+
+    def __init__(self, layout: Layout, seed: int) -> None:
+        self._layout, self._seed = layout, np.uint64(seed)
+        self._codec = RowCodec(ITEM, layout)
+        self._fill, self._sigma = initial_values(layout.item)
+        self.count = 0
+        self.next_serial = 0
+        self.slot_of_serial = np.full(1024, -1, np.int32)
+        size = 1024
+        lists, entries = layout.neighbours
+        self.ids = IdTable(size)
+        self.rows = new_rows(layout.item, size)
+        self.serial = np.zeros(size, np.int32)
+        self.slot = np.arange(size, dtype=np.int32)
+        self.recent_count = np.zeros(size, np.int32)
+        self.neighbours = Neighbours(
+            np.zeros((lists, size, entries), np.int32),
+            np.zeros((lists, size, entries), np.float32),
+            np.zeros((lists, size), np.int32),
+        )
+
+    @property
+    def capacity(self) -> int:
+        """Slots there are now."""
+        return self.serial.shape[0]
+
+    def arrays(self) -> RowArrays:
+        """The items' rows as the codec sees them."""
+        none = History(np.zeros((0, 0), np.int32), np.zeros((0, 0), np.uint32), np.zeros(0, np.uint32))
+        return RowArrays(
+            self.rows, self.rows.floats.view(np.uint32), none, self.neighbours, self.serial, self.slot
+        )
+
+    def make_room(self, wanted: int, id_bytes: int) -> None:
+        """Room for `wanted` more items whose ids take `id_bytes`."""
+        size = self.capacity
+        while size < self.count + wanted:
+            size *= 2
+        self.ids.make_room(size, id_bytes)
+        if size > self.capacity:
+            rows = self.rows
+            self.rows = Rows(
+                grown(rows.floats, size), grown(rows.events, size), grown(rows.seen, size), grown(rows.touched, size)
+            )
+            self.serial, self.slot = grown(self.serial, size), np.arange(size, dtype=np.int32)
+            self.recent_count = grown(self.recent_count, size)
+            self.neighbours = Neighbours(*(grown(a, size, axis=1) for a in self.neighbours))
+        while self.next_serial + wanted > self.slot_of_serial.shape[0]:
+            more = np.full(self.slot_of_serial.shape[0], -1, np.int32)
+            self.slot_of_serial = np.concatenate([self.slot_of_serial, more])
+
+    def resolve(self, ids: Ids, admitted: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """(slots, items known before each event); -1 for an item that is not admitted yet."""
+        n = len(ids)
+        self.make_room(n, int((ids.end - ids.start).sum()))
+        slots, known = np.empty(n, np.int32), np.empty(n, np.int32)
+        count = _take_item_slots(self.ids.arrays, self.count, ids.data, ids.start, ids.end, admitted, slots, known)
+        new = np.arange(self.count, count)
+        if len(new):
+            none = History(np.zeros((0, 0), np.int32), np.zeros((0, 0), np.uint32), np.zeros(count, np.uint32))
+            _initialise_all(
+                self.rows, none, self.serial, self.ids.arrays, new, self._fill, self._sigma, self._seed, ITEM, 0
+            )
+            serials = np.arange(self.next_serial, self.next_serial + len(new))
+            self.serial[new] = serials
+            self.slot_of_serial[serials] = new
+            self.neighbours.length[:, new] = 0
+            self.recent_count[new] = 0
+            self.next_serial += len(new)
+            self.count = count
+        return slots, known
+
+    def discard(self, slot: int, number: int) -> bytes:
+        """Take an item out at event `number`; the last slot's item moves into its place. Returns the id."""
+        item = self.ids.id_of(slot)
+        remove(self.ids.arrays, slot)
+        self.slot_of_serial[self.serial[slot]] = -1
+        last = self.count - 1
+        if slot != last:
+            move(self.ids.arrays, last, slot)
+            for array in (*self.rows, self.serial, self.recent_count):
+                array[slot] = array[last]
+            for array in self.neighbours:
+                array[:, slot] = array[:, last]
+            self.slot_of_serial[self.serial[slot]] = slot
+            self.rows.touched[slot] = number
+        self.count = last
+        return item
+
+    def restore(self, store: Store, next_serial: int) -> None:
+        """Read all items of a store."""
+        keys, values = [], []
+        for key, value in store.scan(b"i"):
+            keys.append(key)
+            values.append(value)
+        self.make_room(len(keys), sum(map(len, keys)))
+        self.next_serial = next_serial
+        self.make_room(0, 0)
+        if not keys:
+            return
+        places = np.array([int.from_bytes(v[40:44], "little") for v in values], np.int64)
+        self._codec.decode(self.arrays(), places, keys, values)
+        self.slot[:] = np.arange(self.capacity)
+        data = np.frombuffer(b"".join(k[1:] for k in keys), np.uint8)
+        ends = np.cumsum([len(k) - 1 for k in keys])
+        for slot, start, end in zip(places.tolist(), [0, *ends[:-1].tolist()], ends.tolist(), strict=True):
+            insert(self.ids.arrays, slot, data, start, end, hash_bytes(data, start, end))
+        self.count = len(keys)
+        self.slot_of_serial[self.serial[: self.count]] = np.arange(self.count)
+
+    def changed(self, committed: int) -> NDArray[np.int64]:
+        """Slots of rows that changed after event `committed`."""
+        return np.flatnonzero(self.rows.touched[: self.count] > committed)
+
+    def encoded(self, slots: NDArray[np.int64]) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values of rows."""
+        return self._codec.encode(self.arrays(), self.ids.arrays, slots)
+
+
+def grown(array: Any, size: int, axis: int = 0) -> Any:
+    """A copy with room for `size` rows; what is new is zero, and its pages are taken when touched."""
+    shape = list(array.shape)
+    shape[axis] = size
+    if array.ndim == 2 and array.dtype == np.float32 and axis == 0:
+        new = aligned(size, array.shape[1])
+    else:
+        new = np.zeros(shape, array.dtype)
+    new[(slice(None),) * axis + (slice(0, array.shape[axis]),)] = array
+    return new
+
+
+def model_of(model: Model, users: UserTable, items: ItemTable) -> Model:
+    """The model over the tables' present arrays (they are replaced when tables grow)."""
+    return model._replace(
+        users=users.rows,
+        items=items.rows,
+        history=users.history,
+        recent=model.recent._replace(count=items.recent_count),
+        neighbours=items.neighbours,
+        slot_of=items.slot_of_serial,
+        serial_of=items.serial,
+    )
