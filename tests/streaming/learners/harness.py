@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streaming import learners
+from streaming.kernels import mix
 from streaming.learners.contract import Batch, Model, Outcome, Seen, new_outcome
 from streaming.learners.model import ITEM, USER, initial_values, initialise, new_model, no_seen
 
@@ -65,7 +66,8 @@ class Harness:
             time=time.astype(np.int64),
             value=(np.ones(n) if value is None else value).astype(np.float32),
             weight=(np.ones(n) if weight is None else weight).astype(np.float32),
-            key=numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(self.seed),
+            # Mixed: keys a constant apart would draw the same numbers again, shifted by one.
+            key=mix.py_func(numbers.astype(np.uint64) + np.uint64(self.seed << 40)),
             drawn=numbers % every == 0,
             number=self.number,
         )
