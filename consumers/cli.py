@@ -11,14 +11,22 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from cyclopts import App, CycloptsError, Group, Parameter
-from cyclopts.exceptions import UnknownCommandError, UnknownOptionError
+from cyclopts.exceptions import UnknownCommandError
 
-from consumers.commands.context import current_settings, use
-from consumers.settings import KEYS, release
-from streaming.errors import FreshetError, UsageError, nearest
+try:
+    from consumers.commands.context import current_settings, use
+    from consumers.settings import KEYS, release
+    from streaming.errors import FreshetError, UsageError, nearest
+except ModuleNotFoundError as error:
+    if not (error.name or "").startswith("streaming"):
+        raise
+    sys.exit(
+        f"error: {error.name} is missing: another project's package named streaming hides Freshet's. "
+        "Give Freshet an environment of its own."
+    )
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141  # as a shell reports a program that SIGPIPE ended
@@ -40,6 +48,15 @@ _COMMANDS = (
 )
 
 
+class _Line(NamedTuple):
+    """A command line without what comes before the command."""
+
+    words: tuple[str, ...]
+    home: Path | None
+    config: Path | None
+    sets: list[str]
+
+
 def _build() -> App:
     app = App(
         name="freshet",
@@ -54,13 +71,12 @@ def _build() -> App:
     for name, attribute, text in _COMMANDS:
         module = name.replace("-", "_")
         app.command(f"consumers.commands.{module}:{attribute}", name=name, help=text)
-    # What follows "--" is for the command, and so is the "--" itself.
-    app.meta.end_of_options_delimiter = ""
-    app.meta.default(_launch)
+    app.meta.suppress_keyboard_interrupt = False
+    app.meta.default(_options)
     return app
 
 
-def _launch(
+def _options(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
     home: Annotated[
         Path | None, Parameter(group=_GLOBAL, help="Home directory (FRESHET_HOME, else ./freshet-home).")
@@ -81,18 +97,23 @@ def _launch(
             help="One setting as section.key=value, above file and environment; may be repeated.",
         ),
     ] = None,
-) -> Any:
-    """Takes the global options and runs the command that the other words name."""
-    overrides, others = _split_sets(set_ or [])
-    use(config, home, overrides)
-    cut = tokens.index("--") if "--" in tokens else len(tokens)
-    words = [*tokens[:cut], *others, *tokens[cut:]]
-    try:
-        command, bound, _ = app.parse_args(words)
-    except UnknownOptionError as error:
-        if error.token.keyword == "--set":
-            raise _unknown_set(others[1]) from error
-        raise
+) -> _Line:
+    """Declares the options of every command; the rest of the words are for the command."""
+    return _Line(tokens, home, config, set_ or [])
+
+
+def _run(arguments: Sequence[str]) -> Any:
+    """Runs one command line and returns what its command returned."""
+    # Ids after "--" may look like options, so nothing but the command sees them.
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    overrides, words = _take_settings(arguments[:cut])
+    line = app.meta(words)
+    if not isinstance(line, _Line):
+        return None
+    if line.sets:
+        raise _unknown_set(line.sets[0])
+    use(line.config, line.home, overrides)
+    command, bound, _ = app.parse_args([*line.words, *arguments[cut:]])
     if command.__module__.startswith("consumers."):
         _prepare(command.__name__)
     return command(*bound.args, **bound.kwargs)
@@ -109,18 +130,27 @@ def _prepare(command: str) -> None:
         configure_logs(worker.log_format, worker.log_level)
 
 
-def _split_sets(given: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Settings as key → value, and the words of a command's own `--set`, whose keys have no dot."""
+def _take_settings(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Settings as key → value, and the other words.
+
+    A command may have a `--set` of its own, so only keys with a dot are settings.
+    """
     overrides: dict[str, str] = {}
     others: list[str] = []
-    for one in given:
-        key, equals, value = one.partition("=")
+    left = iter(words)
+    for word in left:
+        option, attached, text = word.partition("=")
+        if option != "--set":
+            others.append(word)
+            continue
+        given = text if attached else next(left, "")
+        key, equals, value = given.partition("=")
         if not equals or not key:
-            raise UsageError(f'--set must be followed by key=value, got "{one}".')
+            raise UsageError(f'--set must be followed by key=value, got "{given}".')
         if "." in key:
             overrides[key.strip()] = value
         else:
-            others += ["--set", one]
+            others += ["--set", given]
     return overrides, others
 
 
@@ -144,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     try:
-        code = app.meta(list(sys.argv[1:] if arguments is None else arguments))
+        code = _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except FreshetError as error:

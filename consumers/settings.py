@@ -124,7 +124,10 @@ class Settings(Struct, frozen=True):
 
     home: Annotated[
         Path,
-        Meta(description="Directory of the registry and the versions; relative to the working directory."),
+        Meta(
+            description="Directory of the registry and the versions; relative to the working directory.",
+            extra={"form": "path"},
+        ),
     ] = DEFAULT_HOME
     events: EventSettings = EventSettings()
     worker: WorkerSettings = WorkerSettings()
@@ -364,7 +367,10 @@ def _resolved(one: _Given) -> tuple[str, str]:
     entry = re.fullmatch(r"(events\.weights)\.(.+)", one.key)
     if entry and one.text:
         return entry[1], entry[2]
-    near = nearest(one.key, KEYS) or _nearest_last(one.key)
+    if isinstance(one.value, dict):
+        near = nearest(one.key, {known.rpartition(".")[0] for known in KEYS} - {""})
+    else:
+        near = nearest(one.key, KEYS) or _nearest_last(one.key)
     raise SettingError(f"{one.place} is not a setting.{near} `freshet config` lists them all.")
 
 
@@ -389,8 +395,8 @@ def _read(one: _Given, key: _Key, below: str) -> Any:
             value = duration(value)
         if key.form == "port":
             value = _port(value)
-        if one.key == "home" and value == "":
-            raise ValueError(value)
+        if key.form == "path":
+            value = _path(value)
         return msgspec.convert(value, key.type)
     except (msgspec.ValidationError, ValueError) as error:
         choices = get_args(get_args(key.type)[0] if get_origin(key.type) is Annotated else key.type)
@@ -420,6 +426,12 @@ def _port(value: Any) -> int | None:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 65535:
         raise ValueError(value)
     return value
+
+
+def _path(value: Any) -> Path:
+    if not isinstance(value, str) or not value:
+        raise ValueError(value)
+    return Path(value)
 
 
 def _agree(settings: Settings, places: Mapping[str, str]) -> None:

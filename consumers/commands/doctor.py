@@ -159,7 +159,7 @@ def _rocksdb(home: Path) -> Finding:
 
 
 def _kernel_cache(_: Path) -> Finding:
-    """Where numba keeps compiled kernels: NUMBA_CACHE_DIR, else beside the source, else in the user's cache."""
+    """Where numba keeps compiled kernels: NUMBA_CACHE_DIR, else beside the source, else the user's cache."""
     streaming = Path(next(iter(consumers.__path__))).parent / "streaming"
     named = os.environ.get("NUMBA_CACHE_DIR")
     user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

@@ -15,10 +15,16 @@ stderr = Console(stderr=True, markup=False, emoji=False, highlight=False)
 _PIPED_WIDTH = 200
 
 
+class _Output(Console):
+    def on_broken_pipe(self) -> None:
+        """Leaves a reader that has gone to `main`, where rich would end the process with code 1."""
+        raise BrokenPipeError
+
+
 def stdout() -> Console:
     """A console on standard output, wide where no terminal sets the width."""
     width = None if sys.stdout.isatty() else _PIPED_WIDTH
-    return Console(markup=False, emoji=False, highlight=False, width=width)
+    return _Output(markup=False, emoji=False, highlight=False, width=width)
 
 
 def emit(
