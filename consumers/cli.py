@@ -32,7 +32,6 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141  # as a shell reports a program that SIGPIPE ended
 
 _GLOBAL = Group("Options of every command", sort_key=1)
-_EPILOGUE = (
     "Every command also takes `--home`, `--config` and `--set section.key=value`: see `freshet --help`."
 )
 _COMMANDS = (
@@ -61,7 +60,6 @@ def _build() -> App:
     app = App(
         name="freshet",
         help="Keep user and item embeddings fresh: events in, rows durable, answers out.",
-        help_epilogue=_EPILOGUE,
         version=release,
         result_action="return_value",
         suppress_keyboard_interrupt=False,
