@@ -11,7 +11,7 @@ from streaming.errors import SettingError, nearest
 if TYPE_CHECKING:
     from streaming.learners.contract import Learner
 
-_NOT_LEARNERS = {"contract", "model", "negatives", "optimisers"}
+_NOT_LEARNERS = {"contract", "model", "negatives", "neighbours", "optimisers"}
 
 
 def names() -> list[str]:

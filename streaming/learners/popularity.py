@@ -32,10 +32,15 @@ def score(model: Model, event: Event, out: NDArray[np.float32]) -> None:
 @kernel
 def learn(model: Model, event: Event) -> float:
     """c_j += weight, and all counts decay by 2^(-1 / half_life)."""
-    half_life = model.options.half_life
-    fade(model.items, COUNT, max(event.known, event.item + 1), event.number, half_life)
-    model.items.floats[event.item, COUNT] += event.weight / half_life_scale(event.number, half_life)
+    scale = half_life_scale(event.number, model.options.half_life)
+    model.items.floats[event.item, COUNT] += event.weight / scale
     return 0.0
+
+
+@kernel
+def decay(model: Model, known: int, number: int) -> None:
+    """Keep the counts in range."""
+    fade(model.items, COUNT, known, number, model.options.half_life)
 
 
 @kernel
@@ -50,4 +55,4 @@ def layout(options: Options) -> Layout:
     return Layout(user=(), item=(Field("count"),), history=1)
 
 
-LEARNER = Learner("popularity", Options, layout, score, learn, explain=explain)
+LEARNER = Learner("popularity", Options, layout, score, learn, explain=explain, decay=decay)
