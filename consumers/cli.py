@@ -32,8 +32,6 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141  # as a shell reports a program that SIGPIPE ended
 
 _GLOBAL = Group("Options of every command", sort_key=1)
-    "Every command also takes `--home`, `--config` and `--set section.key=value`: see `freshet --help`."
-)
 _COMMANDS = (
     ("demo", "demo", "Learn a simulated stream live and show how well it goes."),
     ("versions", "app", "Create, list, check, copy and remove versions."),
