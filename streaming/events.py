@@ -68,8 +68,12 @@ class BadRecord:
         offset: position in the partition; the line of a text file is offset + 1.
         reason: one sentence: what was expected, what came.
         raw: the record's first bytes (at most 1,000).
+        length: bytes of the whole record, where `raw` holds only its start.
+        line: line of the file at which the record starts, where lines have numbers.
     """
 
     offset: int
     reason: str
     raw: bytes
+    length: int | None = None
+    line: int | None = None

@@ -19,6 +19,8 @@ class Slice:
     Attributes:
         source: name of the partition (an absolute path, or topic[partition]).
         arrived: wall-clock seconds at which the newest record was there to be read.
+        time_unit: unit of the source's numeric times once it is decided ("s", "ms" or "us"); to be
+            kept with the offsets, so that a later run reads the rest in the same unit.
     """
 
     source: str
@@ -27,6 +29,7 @@ class Slice:
     events: EventBatch
     bad: list[BadRecord]
     arrived: float
+    time_unit: str | None = None
 
 
 class EventLog(Protocol):
