@@ -6,13 +6,14 @@ up from the bytes of its record, compared in full, and lies in one arena.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streaming.events import Ids
 from streaming.kernels import hash_bytes, kernel
+from streaming.learners.model import aligned
 
 
 class IdArrays(NamedTuple):
@@ -62,6 +63,13 @@ def insert(ids: IdArrays, slot: int, data: NDArray[np.uint8], start: int, end: i
     ids.start[slot] = at
     ids.length[slot] = end - start
     ids.used[0] = at + end - start
+
+
+@kernel
+def hash_and_insert(ids: IdArrays, slots: NDArray[np.int64], data: NDArray[np.uint8], at: NDArray[np.int64]) -> None:
+    """Give ids that have none these slots: id i is `data[at[i]:at[i + 1]]`."""
+    for i in range(slots.shape[0]):
+        insert(ids, slots[i], data, at[i], at[i + 1], hash_bytes(data, at[i], at[i + 1]))
 
 
 @kernel
@@ -137,6 +145,13 @@ class IdTable:
         _reinsert(arrays, grown, have)
         self.arrays = grown
 
+    def insert(self, slots: NDArray[np.int64], names: list[bytes]) -> None:
+        """Give ids that have none these slots, which there must be."""
+        at = np.zeros(len(names) + 1, np.int64)
+        np.cumsum([len(name) for name in names], out=at[1:])
+        self.make_room(0, int(at[-1]))
+        hash_and_insert(self.arrays, slots, np.frombuffer(b"".join(names), np.uint8), at)
+
     def id_of(self, slot: int) -> bytes:
         """The id of a slot."""
         start = self.arrays.start[slot]
@@ -163,3 +178,15 @@ def _new_arrays(capacity: int, arena: int) -> IdArrays:
         data=np.zeros(arena, np.uint8),
         used=np.zeros(2, np.int64),
     )
+
+
+def grown(array: Any, size: int, axis: int = 0) -> Any:
+    """A copy with room for `size` rows; what is new is zero, and its pages are taken when touched."""
+    shape = list(array.shape)
+    shape[axis] = size
+    if array.ndim == 2 and array.dtype == np.float32 and axis == 0:
+        new = aligned(size, array.shape[1])
+    else:
+        new = np.zeros(shape, array.dtype)
+    new[(slice(None),) * axis + (slice(0, array.shape[axis]),)] = array
+    return new

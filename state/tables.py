@@ -7,18 +7,17 @@ and come back from the store when they are seen again, bit for bit the same.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from state.ids import IdArrays, IdTable, find, insert, move, remove
+from state.admission import Admission
+from state.ids import IdArrays, IdTable, find, grown, insert, move, remove
 from state.rows import RowArrays, RowCodec
 from state.store import Store
 from streaming.events import Ids
 from streaming.kernels import hash_bytes, kernel
 from streaming.learners.contract import History, Layout, Model, Neighbours, Rows
-from streaming.learners.model import ITEM, USER, aligned, initial_values, initialise, new_rows
+from streaming.learners.model import ITEM, USER, initial_values, initialise, new_rows
 
 
 @kernel
@@ -64,7 +63,13 @@ class UserTable:
 
     Args:
         capacity: most users held at once; None for as many as there are.
+
+    Attributes:
+        oldest: a row whose newest event is older (seconds) counts as gone.
+        stored_seen: (capacity,) time of the newest event of the row in the store, NOT_STORED for none.
     """
+
+    NOT_STORED = -1
 
     def __init__(self, layout: Layout, seed: int, store: Store, capacity: int | None) -> None:
         self._layout, self._seed, self._store = layout, np.uint64(seed), store
@@ -72,6 +77,7 @@ class UserTable:
         self._codec = RowCodec(USER, layout)
         self._fill, self._sigma = initial_values(layout.user)
         self.hits = self.misses = 0
+        self.oldest = 0
         # While every user of the store is in memory, one that is not here is new: no need to ask.
         self._complete = next(store.scan(b"u"), None) is None
         size = min(capacity or 1024, 1024)
@@ -87,6 +93,7 @@ class UserTable:
             np.zeros((size, width), np.int32), np.zeros((size, width), np.uint32), np.zeros(size, np.uint32)
         )
         self.partition = np.zeros(size, np.int32)
+        self.stored_seen = np.full(size, self.NOT_STORED, np.int64)
 
     @property
     def capacity(self) -> int:
@@ -125,6 +132,7 @@ class UserTable:
         )  # fmt: skip
         self.history = History(*(grown(a, size) for a in self.history))
         self.partition = grown(self.partition, size)
+        self.stored_seen = grown(self.stored_seen, size)
         free = np.arange(size - 1, old - 1, -1, dtype=np.int32)
         self._free = np.concatenate([free, self._free[: self._free_count], np.zeros(old, np.int32)])
         self._free_count += size - old
@@ -142,8 +150,12 @@ class UserTable:
         self._free[self._free_count : self._free_count + len(slots)] = slots
         self._free_count += len(slots)
 
-    def resolve(self, ids: Ids, partition: int) -> NDArray[np.int32]:
-        """Slots of users; those not in memory are read from the store or begun. `make_room` comes first."""
+    def resolve(self, ids: Ids, partition: int, admission: Admission, before: int) -> NDArray[np.int32]:
+        """Slots of users, -1 for one that is not admitted yet; `make_room` comes first.
+
+        Those not in memory are read from the store or begun. `before` is the number of the event
+        before the first.
+        """
         slots = np.empty(len(ids), np.int32)
         fresh = np.empty(len(ids), np.int64)
         self.ids.make_room(self.capacity, int((ids.end - ids.start).sum()))
@@ -154,22 +166,42 @@ class UserTable:
         self.misses += count
         self.hits += len(ids) - count
         if count:
-            self._load(fresh[:count], partition)
+            new = self._load(fresh[:count], partition)
+            if admission.threshold > 1.0:
+                asks = np.isin(slots, new)
+                slots[asks & ~admission.admit(ids, asks, before)] = -1
+                self._release(np.setdiff1d(new, slots))
         return slots
 
-    def _load(self, slots: NDArray[np.int64], partition: int) -> None:
+    def _load(self, slots: NDArray[np.int64], partition: int) -> NDArray[np.int64]:
+        """Fill rows from the store; those that are not there, or whose time is over, begin. Returns these."""
         new = slots
+        self.stored_seen[slots] = self.NOT_STORED
         if not self._complete:
             keys = [b"u" + self.ids.id_of(slot) for slot in slots.tolist()]
             values = self._store.get_many(keys)
             found = [i for i, v in enumerate(values) if v is not None]
             rows = [v for v in values if v is not None]
-            self._codec.decode(self.arrays(), slots[found], [keys[i] for i in found], rows)
-            new = np.delete(slots, found)
+            old = slots[found]
+            self._codec.decode(self.arrays(), old, [keys[i] for i in found], rows)
+            self.stored_seen[old] = self.rows.seen[old]
+            new = np.concatenate([np.delete(slots, found), old[self.rows.seen[old] < self.oldest]])
         _initialise_all(
             self.rows, self.history, self.partition, self.ids.arrays, new, self._fill, self._sigma, self._seed, USER,
             partition,
         )  # fmt: skip
+        return new
+
+    def expire(self) -> list[bytes]:
+        """Let go of users whose newest event is older than `oldest`; returns their ids."""
+        gone = np.flatnonzero((self.ids.arrays.length > 0) & (self.rows.seen < self.oldest))
+        names = [self.ids.id_of(slot) for slot in gone.tolist()]
+        self._release(gone)
+        return names
+
+    def committed(self, slots: NDArray[np.int64]) -> None:
+        """These rows are durable."""
+        self.stored_seen[slots] = self.rows.seen[slots]
 
     def changed(self, committed: int) -> NDArray[np.int64]:
         """Slots of rows that changed after event `committed`."""
@@ -307,10 +339,7 @@ class ItemTable:
         places = np.array([int.from_bytes(v[40:44], "little") for v in values], np.int64)
         self._codec.decode(self.arrays(), places, keys, values)
         self.slot[:] = np.arange(self.capacity)
-        data = np.frombuffer(b"".join(k[1:] for k in keys), np.uint8)
-        ends = np.cumsum([len(k) - 1 for k in keys])
-        for slot, start, end in zip(places.tolist(), [0, *ends[:-1].tolist()], ends.tolist(), strict=True):
-            insert(self.ids.arrays, slot, data, start, end, hash_bytes(data, start, end))
+        self.ids.insert(places, [key[1:] for key in keys])
         self.count = len(keys)
         self.slot_of_serial[self.serial[: self.count]] = np.arange(self.count)
 
@@ -321,18 +350,6 @@ class ItemTable:
     def encoded(self, slots: NDArray[np.int64]) -> Iterator[tuple[bytes, bytes]]:
         """Keys and values of rows."""
         return self._codec.encode(self.arrays(), self.ids.arrays, slots)
-
-
-def grown(array: Any, size: int, axis: int = 0) -> Any:
-    """A copy with room for `size` rows; what is new is zero, and its pages are taken when touched."""
-    shape = list(array.shape)
-    shape[axis] = size
-    if array.ndim == 2 and array.dtype == np.float32 and axis == 0:
-        new = aligned(size, array.shape[1])
-    else:
-        new = np.zeros(shape, array.dtype)
-    new[(slice(None),) * axis + (slice(0, array.shape[axis]),)] = array
-    return new
 
 
 def model_of(model: Model, users: UserTable, items: ItemTable) -> Model:

@@ -267,15 +267,18 @@ def exclude(seen: Seen, user: int, item: int, scores: NDArray[np.float32]) -> bo
 
 
 @kernel
+def notice(rows: Rows, slot: int, number: int, time: int) -> None:
+    """An event of a row came, whether or not anything can be learned from it."""
+    rows.seen[slot] = max(rows.seen[slot], time)
+    rows.touched[slot] = number
+
+
+@kernel
 def remember(model: Model, event: Event) -> None:
     """Count the event in both rows; a positive one enters the user's history and the recent ring."""
     users, items, history, recent = model.users, model.items, model.history, model.recent
     users.events[event.user] += 1
     items.events[event.item] += 1
-    users.seen[event.user] = max(users.seen[event.user], event.time)
-    items.seen[event.item] = max(items.seen[event.item], event.time)
-    users.touched[event.user] = event.number
-    items.touched[event.item] = event.number
     if event.weight <= 0.0:
         return
     serial = model.serial_of[event.item]
@@ -338,12 +341,14 @@ def test_then_learn(
         outcome.user_events[i] = model.users.events[user] if user >= 0 else 0
         outcome.item_events[i] = model.items.events[item] if item >= 0 else 0
         decay(model, known, batch.number + i + 1)
+        number, time = batch.number + i + 1, batch.time[i]
+        if user >= 0:
+            notice(model.users, user, number, time)
+        if item >= 0:
+            notice(model.items, item, number, time)
         if user < 0 or item < 0:
             continue
-        event = Event(
-            user, item, known, batch.number + i + 1,
-            batch.time[i], batch.value[i], batch.weight[i], batch.key[i],
-        )  # fmt: skip
+        event = Event(user, item, known, number, time, batch.value[i], batch.weight[i], batch.key[i])
         if batch.drawn[i] and item < known:
             score(model, event, scores[:known])
             if not (excludes and exclude(seen, user, item, scores[:known])):
@@ -365,7 +370,12 @@ def _bind(loop: Callable[..., None], learner: Learner) -> Callable[..., None]:
     Kernels handed over as arguments could not be cached on disk; as globals of a copy of the
     function they can.
     """
-    names = {**loop.__globals__, "score": learner.score, "learn": learner.learn, "decay": learner.decay or no_decay}
+    names = {
+        **loop.__globals__,
+        "score": learner.score,
+        "learn": learner.learn,
+        "decay": learner.decay or no_decay,
+    }
     bound = types.FunctionType(loop.__code__, names, loop.__name__)
     bound.__qualname__ = f"{learner.name}.{loop.__name__}"
     bound.__module__ = loop.__module__

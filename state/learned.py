@@ -1,0 +1,270 @@
+"""All that a version has learned: events enter, rows change, and a commit makes them durable together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from state.admission import Admission
+from state.expiry import CHECK_EVENTS, Expiry
+from state.ledger import Ledger, as_json, sealed, unsealed
+from state.spec import Spec
+from state.store import Store
+from state.tables import ItemTable, UserTable, model_of
+from streaming import learners
+from streaming.errors import CorruptRowError, SettingError
+from streaming.evaluation import Prequential
+from streaming.events import EventBatch
+from streaming.kernels import kernel, mix
+from streaming.learners.contract import Batch, Model, Outcome, Seen, new_outcome
+from streaming.learners.model import new_model, no_seen
+
+_RING_BLOCK = 1000
+_MICROSECONDS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Which events are evaluated: a share drawn by hash, or every n-th by position."""
+
+    rate: float = 0.0
+    every: int = 0
+
+
+@kernel
+def _keys(seed: np.uint64, partition: int, offsets: NDArray[np.int64], keys: NDArray[np.uint64]) -> None:
+    """Random keys of events: functions of (version seed, partition, offset)."""
+    base = mix(seed ^ mix(np.uint64(partition) + np.uint64(1)))
+    for i in range(offsets.shape[0]):
+        keys[i] = mix(base + np.uint64(offsets[i]))
+
+
+class Learned:
+    """A version in memory, over its store.
+
+    Args:
+        user_cache: most users held in memory, None for all.
+        draw: which events are evaluated; by default the spec's rate.
+        exclude_seen: rank without what the user had before; remembers all events, so it is for
+            backtests only.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        store: Store,
+        *,
+        user_cache: int | None = 100_000,
+        draw: Draw | None = None,
+        exclude_seen: bool = False,
+    ) -> None:
+        self.spec, self.store = spec, store
+        self.learner = learners.load(spec.learner)
+        self.options = learners.options_of(self.learner, spec.options)
+        self.layout = self.learner.layout(self.options)
+        self._draw = draw or Draw(rate=spec.evaluation_rate)
+        self._loop = self.learner.loop()
+        self.ledger = Ledger.read(store)
+        self.users = UserTable(self.layout, spec.seed, store, user_cache)
+        self.items = ItemTable(self.layout, spec.seed)
+        self._model = new_model(self.learner, self.options, 1, 1)
+        self.prequential = Prequential()
+        self._admit_users = Admission(b"u", spec.admit_users, spec.admission_half_life)
+        self._admit_items = Admission(b"i", spec.admit_items, spec.admission_half_life)
+        self._expiry = Expiry(spec.users_live_s, spec.items_live_s)
+        self._scores = np.zeros(0, np.float32)
+        self._exclude_seen = exclude_seen
+        self._seen = no_seen()
+        self._committed = self.ledger.number  # events up to here are durable
+        self._ring_committed = 0
+        self._restore()
+
+    # -- learning -------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> Model:
+        """The model over the tables' present arrays."""
+        return model_of(self._model, self.users, self.items)
+
+    @property
+    def pending(self) -> int:
+        """Events learned since the last commit."""
+        return self.ledger.number - self._committed
+
+    def part(self, events: EventBatch) -> int:
+        """How many of the events can be learned at one go: expiry happens at fixed event numbers."""
+        if not self._expiry.any and max(self.spec.admit_users, self.spec.admit_items) <= 1.0:
+            return len(events)
+        return min(len(events), CHECK_EVENTS - self.ledger.number % CHECK_EVENTS)
+
+    def make_room(self, events: int) -> bool:
+        """Room for that many new users in memory; False where a commit has to come first."""
+        return self.users.make_room(events, self._committed)
+
+    def resolve(self, events: EventBatch, partition: int) -> Batch:
+        """Slots, random keys and the evaluation draw of events; new rows begin. `make_room` comes first."""
+        number, n = self.ledger.number, len(events)
+        users = self.users.resolve(events.users, partition, self._admit_users, number)
+        asks = np.ones(n, np.bool_)
+        if self._admit_items.threshold > 1.0:
+            asks = self.items.ids.slots_of(events.items) < 0
+        items, known = self.items.resolve(events.items, self._admit_items.admit(events.items, asks, number))
+        keys = np.empty(n, np.uint64)
+        _keys(np.uint64(self.spec.seed), partition, events.offsets, keys)
+        return Batch(
+            user=users,
+            item=items,
+            known=known,
+            time=events.ts // _MICROSECONDS,
+            value=events.values,
+            weight=events.weights,
+            key=keys,
+            drawn=self._drawn(keys, number),
+            number=number,
+        )
+
+    def _drawn(self, keys: NDArray[np.uint64], number: int) -> NDArray[np.bool_]:
+        if self._draw.every:
+            return (number + np.arange(len(keys))) % self._draw.every == 0
+        # The low bits of the keys start the random sequences, the high ones draw.
+        return (keys >> np.uint64(11)).astype(np.float64) < self._draw.rate * 2.0**53
+
+    def learn(self, batch: Batch) -> Outcome:
+        """Score and learn resolved events, in order; expiry where its event number is reached."""
+        n = len(batch.user)
+        if self._scores.shape[0] < self.items.capacity:
+            self._scores = np.zeros(self.items.capacity, np.float32)
+        if self._exclude_seen:
+            self._seen = _room_for_seen(self._seen, self.users.capacity, n)
+        outcome = new_outcome(n)
+        self._loop(self.model, batch, self._seen, self._scores, outcome)
+        self.prequential.observe(outcome.rank, outcome.loss, outcome.user_events, outcome.item_events)
+        ledger = self.ledger
+        ledger.number += n
+        ledger.learned += int(((batch.user >= 0) & (batch.item >= 0)).sum())
+        ledger.watermark = max(ledger.watermark, int(batch.time.max(initial=0)))
+        if ledger.number % CHECK_EVENTS == 0:
+            self._admit_users.sweep(ledger.number)
+            self._admit_items.sweep(ledger.number)
+            self._expiry.check(self.users, self.items, ledger.watermark, ledger.number)
+        return outcome
+
+    # -- durability -----------------------------------------------------------------------------
+
+    def commit(self) -> int:
+        """Make all that was learned durable: rows, parameters, offsets, journal in one batch.
+
+        Returns:
+            Rows written.
+
+        Raises:
+            StoreError: nothing of it was written.
+        """
+        users, items = self.users.changed(self._committed), self.items.changed(self._committed)
+        self.store.write(self._puts(users, items), self._deletes())
+        self.users.committed(users)
+        self.ledger.committed()
+        self._admit_users.committed()
+        self._admit_items.committed()
+        self._expiry.committed()
+        self._committed = self.ledger.number
+        self._ring_committed = int(self._model.recent.pushed[0])
+        return len(users) + len(items)
+
+    def _puts(self, users: NDArray[np.int64], items: NDArray[np.int64]) -> Iterator[tuple[bytes, bytes]]:
+        yield from self.items.encoded(items)
+        yield from self.users.encoded(users)
+        yield from self._admit_users.puts(self._committed)
+        yield from self._admit_items.puts(self._committed)
+        yield from self._expiry.puts(self.users, self._committed)
+        yield from self._ring_blocks()
+        for name, array in zip(self._model.params._fields, self._model.params, strict=True):
+            yield b"p" + name.encode(), sealed(array.tobytes())
+        yield from self.ledger.puts()
+        yield b"mprequential", sealed(as_json(self.prequential.state()))
+        yield b"mspec", sealed(as_json(msgspec.to_builtins(self.spec)))
+        state = {
+            "expired": self._expiry.state(),
+            "next_serial": self.items.next_serial,
+            "recent_pushed": int(self._model.recent.pushed[0]),
+            "tally": self._model.tally.tolist(),
+        }
+        yield b"mtables", sealed(as_json(state))
+
+    def _deletes(self) -> Iterator[bytes]:
+        yield from self._admit_users.deletes()
+        yield from self._admit_items.deletes()
+        yield from self._expiry.deletes(self.users, self.store, self._committed)
+
+    def _ring_blocks(self) -> Iterator[tuple[bytes, bytes]]:
+        """Blocks of the ring of recent items that moved since the last commit."""
+        serial, pushed = self._model.recent.serial, int(self._model.recent.pushed[0])
+        size = len(serial)
+        if not size or pushed == self._ring_committed:
+            return
+        first = max(self._ring_committed, pushed - size)
+        for block in sorted({place % size // _RING_BLOCK for place in {*range(first, pushed, _RING_BLOCK), pushed - 1}}):
+            part = serial[block * _RING_BLOCK : (block + 1) * _RING_BLOCK]
+            yield b"r%06d" % block, sealed(part.tobytes())
+
+    def _restore(self) -> None:
+        state = self.store.get_many([b"mtables", b"mprequential", b"mspec"])
+        if state[0] is None or state[1] is None or state[2] is None:
+            return
+        spec = msgspec.convert(json.loads(unsealed(b"mspec", state[2])), Spec)
+        if spec != self.spec:
+            raise SettingError(
+                f"The store was learned under another spec: {_difference(spec, self.spec)}. A version keeps its spec; "
+                "make another one with `freshet versions create`."
+            )
+        tables = json.loads(unsealed(b"mtables", state[0]))
+        self.items.restore(self.store, tables["next_serial"])
+        self.prequential = Prequential.restored(json.loads(unsealed(b"mprequential", state[1])))
+        self._admit_users.restore(self.store)
+        self._admit_items.restore(self.store)
+        self._expiry.restore(tables["expired"], self.users)
+        self._model.tally[:] = tables["tally"]
+        for name, array in zip(self._model.params._fields, self._model.params, strict=True):
+            key = b"p" + name.encode()
+            value = self.store.get_many([key])[0]
+            if value is None:
+                raise CorruptRowError(f"{key!r}: the parameters are missing. Go back to a snapshot.")
+            array[...] = np.frombuffer(unsealed(key, value), array.dtype).reshape(array.shape)
+        self._restore_ring(tables["recent_pushed"])
+
+    def _restore_ring(self, pushed: int) -> None:
+        ring = self._model.recent
+        for key, value in self.store.scan(b"r"):
+            block = np.frombuffer(unsealed(key, value), np.int32)
+            start = int(key[1:]) * _RING_BLOCK
+            ring.serial[start : start + len(block)] = block
+        ring.pushed[0] = self._ring_committed = pushed
+        slots = self.items.slot_of_serial[ring.serial[: min(pushed, len(ring.serial))]]
+        self.items.recent_count += np.bincount(slots[slots >= 0], minlength=self.items.capacity).astype(np.int32)
+
+
+def _difference(old: Spec, new: Spec) -> str:
+    """The settings in which two specs differ."""
+    a, b = msgspec.to_builtins(old), msgspec.to_builtins(new)
+    flat_a, flat_b = {**a, **a["options"]}, {**b, **b["options"]}
+    return ", ".join(
+        f"{k} was {flat_a.get(k)}, is {flat_b.get(k)}"
+        for k in sorted(flat_a.keys() | flat_b.keys())
+        if k != "options" and flat_a.get(k) != flat_b.get(k)
+    )
+
+
+def _room_for_seen(seen: Seen, users: int, events: int) -> Seen:
+    """The lists of seen items with room for this many users, and events more."""
+    head, link, slot, used = seen
+    if len(head) < users:
+        head = np.concatenate([head, np.full(users - len(head), -1, np.int32)])
+    if len(link) < used[0] + events:
+        more = np.zeros(max(len(link), events), np.int32)
+        link, slot = np.concatenate([link, more]), np.concatenate([slot, more])
+    return Seen(head, link, slot, used)
