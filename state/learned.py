@@ -96,6 +96,11 @@ class Learned:
         """Events learned since the last commit."""
         return self.ledger.number - self._committed
 
+    @property
+    def tally(self) -> tuple[int, int]:
+        """(clipped, skipped) steps so far."""
+        return int(self._model.tally[0]), int(self._model.tally[1])
+
     def part(self, events: EventBatch) -> int:
         """How many of the events can be learned at one go: expiry happens at fixed event numbers."""
         if not self._expiry.any and max(self.spec.admit_users, self.spec.admit_items) <= 1.0:

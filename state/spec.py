@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -99,6 +100,13 @@ def read_spec(path: Path) -> Spec:
 
 def write_spec(path: Path, spec: Spec) -> None:
     """Write a spec as TOML."""
-    import msgspec.toml
+    own = msgspec.to_builtins(spec)
+    options = own.pop("options")
+    lines = [f"{key} = {_toml(value)}" for key, value in own.items()]
+    lines += ["", "[options]", *(f"{key} = {_toml(value)}" for key, value in options.items())]
+    path.write_text("\n".join(lines) + "\n")
 
-    path.write_bytes(msgspec.toml.encode(spec))
+
+def _toml(value: str | bool | int | float) -> str:
+    """A plain value; Python's numbers, infinity among them, are TOML's."""
+    return json.dumps(value) if isinstance(value, str | bool) else repr(value)

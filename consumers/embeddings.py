@@ -1,0 +1,246 @@
+"""The embedding worker: events of a log enter, rows of one version leave, durable with their offsets."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from threading import Event as Flag
+
+import structlog
+
+from consumers.dead_letters import DeadLetters
+from consumers.eventlog.contract import EventLog, Slice
+from consumers.metrics import VersionMetrics, reason_class
+from state.learned import Learned
+from streaming.errors import BadRecordError
+
+logger = structlog.get_logger()
+
+POLL_S = 0.1  # longest wait for records; a due commit and a stop wait no longer than this
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """When to commit: often enough to be fresh, seldom enough to cost little.
+
+    A commit loses nothing by coming late: learning is deterministic and the log is the redo log.
+
+    Attributes:
+        shortest_s, longest_s: bounds of the interval.
+        share: most of the time that commits may take.
+        events: commit after this many events instead, whatever the clock says (0: by the clock).
+    """
+
+    shortest_s: float = 0.25
+    longest_s: float = 30.0
+    share: float = 0.1
+    events: int = 0
+
+    def interval_s(self, cost_s: float) -> float:
+        """Time to let pass after a commit that took `cost_s`.
+
+        >>> Pace().interval_s(0.1)
+        0.9
+        """
+        return min(self.longest_s, max(self.shortest_s, cost_s * (1.0 - self.share) / self.share))
+
+
+@dataclass(slots=True)
+class Totals:
+    """What a run did."""
+
+    events: int = 0
+    learned: int = 0
+    dead_letters: int = 0
+    commits: int = 0
+    seconds: float = 0.0
+    commit_seconds: float = 0.0
+    freshness_s: list[float] = field(default_factory=list)  # event → durable, newest of each slice
+
+
+class EmbeddingWorker:
+    """Learns a version from an event log until it is told to stop, or the log has ended.
+
+    Args:
+        learned: the version; this worker is its store's one writer.
+        log: where events come from; it goes on where the store says.
+        dead_letters: takes the records that are no events; None stops at the first.
+        rules: how records are read, as text, noted beside the events it held for.
+        batch_events: most events of one poll; it changes the speed, never the result.
+        observe: called after each batch and commit with the totals so far.
+    """
+
+    def __init__(
+        self,
+        learned: Learned,
+        log: EventLog,
+        *,
+        dead_letters: DeadLetters | None,
+        metrics: VersionMetrics,
+        rules: str = "",
+        pace: Pace | None = None,
+        batch_events: int = 4096,
+        observe: Callable[[Totals], None] | None = None,
+    ) -> None:
+        self.learned, self.log, self.totals = learned, log, Totals()
+        self._dead_letters, self._metrics, self._rules = dead_letters, metrics, rules
+        self._pace, self._batch_events = pace or Pace(), batch_events
+        self._observe = observe or (lambda totals: None)
+        self._arrived: list[float] = []  # of slices that are learned but not durable
+        self._due = 0.0
+
+    def run(self, stop: Flag) -> Totals:
+        """The loop.
+
+        1. poll     take the next slice of the log, decoded
+        2. refuse   set its bad records aside
+        3. resolve  find or begin the rows of its users and items
+        4. score    rank what is drawn for evaluation, before it is learned
+        5. learn    change the rows, event by event, in offset order
+        6. stage    note the offsets that go with the rows
+        7. commit   rows, parameters, offsets, journal in one synced batch
+
+        Rows and offsets become durable together, so a kill anywhere loses nothing and learns
+        nothing twice: the next run reads the log again from the offsets in the store.
+        """
+        started = time.monotonic()
+        self._begin()
+        while not stop.is_set():
+            before = time.perf_counter()
+            found = self.log.poll(self._batch_events, POLL_S)  # 1
+            if found is not None:
+                polled = time.perf_counter() - before
+                self._refuse(found)  # 2
+                self._learn(found, polled)  # 3, 4, 5
+                self._stage(found, found.next_offset)  # 6
+            if self._commit_is_due():
+                self.commit()  # 7
+            self.totals.seconds = time.monotonic() - started
+            self._observe(self.totals)
+            if found is None and self.log.ended:
+                break
+        self.commit()
+        self.totals.seconds = time.monotonic() - started
+        self._observe(self.totals)
+        return self.totals
+
+    def _begin(self) -> None:
+        """Go on from the offsets in the store."""
+        ledger = self.learned.ledger
+        for name in self.log.sources():
+            ledger.partition(name)
+        here = set(self.log.sources())
+        self.log.seek({s.name: s.next_offset for s in ledger.sources if s.name in here})
+        if ledger.read_by(self._rules):
+            logger.warning("event_rules_changed", event_number=ledger.number)
+        self._due = time.monotonic() + self._pace.shortest_s
+
+    def _refuse(self, found: Slice) -> None:
+        if not found.bad:
+            return
+        if self._dead_letters is None:
+            bad = found.bad[0]
+            self._learn_before(found, bad.offset)
+            raise BadRecordError(
+                f"{found.source}@{bad.offset}: {bad.reason}. All before it is learned and committed. Fix the "
+                'producer, or set events.on_bad_record = "dead_letter".'
+            )
+        for bad in found.bad:
+            self._dead_letters.append(found.source, bad)
+        self.totals.dead_letters += len(found.bad)
+
+    def _learn_before(self, found: Slice, offset: int) -> None:
+        """Learn and commit the events of a slice that come before an offset."""
+        good = int((found.events.offsets < offset).sum())
+        part = replace(found, next_offset=offset, events=found.events.part(0, good), bad=[])
+        self._learn(part, 0.0)
+        self._stage(part, offset)
+        self.commit()
+
+    def _learn(self, found: Slice, polled: float) -> None:
+        learned, ledger = self.learned, self.learned.ledger
+        partition = ledger.partition(found.source)
+        steps = {"poll": polled, "resolve": 0.0, "learn": 0.0}
+        hits, misses, tally = learned.users.hits, learned.users.misses, learned.tally
+        rest = found.events
+        while len(rest):
+            events = rest.part(0, learned.part(rest))
+            begun = time.perf_counter()
+            if not learned.make_room(len(events)):
+                # Only rows that are not durable could make room. The offsets so far go with them.
+                self._stage(found, int(events.offsets[0]))
+                self.commit()
+                learned.make_room(len(events))
+            batch = learned.resolve(events, partition)  # 3
+            resolved = time.perf_counter()
+            learned.learn(batch)  # 4, 5
+            steps["resolve"] += resolved - begun
+            steps["learn"] += time.perf_counter() - resolved
+            rest = rest.part(len(events), len(rest))
+        self.totals.events += len(found.events)
+        self.totals.learned = ledger.learned
+        clipped, skipped = learned.tally
+        self._metrics.observe_batch(
+            events=len(found.events),
+            steps=steps,
+            bad=Counter(reason_class(bad.reason) for bad in found.bad),
+            cache_hits=learned.users.hits - hits,
+            cache_misses=learned.users.misses - misses,
+            clipped=clipped - tally[0],
+            skipped=skipped - tally[1],
+        )
+
+    def _stage(self, found: Slice, next_offset: int) -> None:
+        """Note that a slice is learned up to an offset; the next commit makes that durable with the rows."""
+        ledger = self.learned.ledger
+        partition = ledger.partition(found.source)
+        source = ledger.sources[partition]
+        ledger.bad += sum(source.next_offset <= bad.offset < next_offset for bad in found.bad)
+        ledger.record(partition, source.next_offset, next_offset)
+        source.time_unit = found.time_unit
+        self._arrived.append(found.arrived)
+
+    def _commit_is_due(self) -> bool:
+        if self._pace.events:
+            return self.learned.pending >= self._pace.events
+        return bool(self._arrived) and time.monotonic() >= self._due
+
+    def commit(self) -> None:
+        """Make what was learned durable, and say so.
+
+        1. the dead letters, so that no offset passes a record that is kept nowhere
+        2. rows, parameters, offsets and journal in one synced batch
+        3. the log is told the offsets, for lag tools only
+        """
+        if not self._arrived:
+            return
+        ledger, begun = self.learned.ledger, time.monotonic()
+        if self._dead_letters is not None:
+            self._dead_letters.sync()  # 1
+        rows = self.learned.commit()  # 2
+        self.log.committed({s.name: s.next_offset for s in ledger.sources})  # 3
+        cost, now = time.monotonic() - begun, time.time()
+        self._due = time.monotonic() + self._pace.interval_s(cost)
+        self.totals.commits += 1
+        self.totals.commit_seconds += cost
+        self.totals.freshness_s = [now - moment for moment in self._arrived]
+        self._report(cost, now, rows)
+        self._arrived.clear()
+
+    def _report(self, cost: float, now: float, rows: int) -> None:
+        learned, metrics = self.learned, self._metrics
+        metrics.observe_commit(seconds=cost, stage_seconds=0.0, arrived=self._arrived, now=now)
+        metrics.observe_lag(dict(enumerate(self.log.lag().values())))
+        summary = learned.prequential.summary()
+        recent = learned.prequential.window()
+        ratios = {("overall", "all", k): summary["overall"][f"hr@{k}"] for k in (10, 20)}
+        ratios |= {("overall", "recent", k): recent[f"hr@{k}"] for k in (10, 20)}
+        ratios |= {(s, "all", 10): rates["hr@10"] for s, rates in summary["segments"].items()}
+        metrics.observe_prequential(ratios, summary["loss"])
+        metrics.observe_store(
+            rows={"user_in_memory": learned.users.held, "item": learned.items.count},
+            bytes_by_part=learned.store.sizes(),
+        )
+        logger.debug("batch_committed", events=learned.ledger.number, rows=rows, duration_s=round(cost, 4))
