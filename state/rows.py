@@ -29,12 +29,11 @@ from numpy.typing import NDArray
 from state.ids import IdArrays
 from streaming.errors import CorruptRowError
 from streaming.kernels import crc32, kernel
-from streaming.learners.contract import History, Layout, Neighbours, Rows
+from streaming.learners.contract import OPTIMISERS, History, Layout, Neighbours, Rows
 from streaming.learners.model import USER, width_of
 
 ROW_FORMAT = 1
 HEADER_WORDS = 12
-OPTIMISERS = ("none", "sgd", "adagrad_row")
 _PREFIX = {1: b"u", 2: b"i"}
 
 

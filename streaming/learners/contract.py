@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from streaming.kernels import kernel
 
+OPTIMISERS = ("none", "sgd", "adagrad")  # whose state a row may hold; the place is its number in the bytes
 CLIPPED, SKIPPED = 0, 1  # places in Model.tally
 
 
@@ -119,7 +120,7 @@ class Layout:
         history: items remembered for each user.
         recent: events in the ring of recent items, 0 for none.
         neighbours: number and capacity of the neighbour lists in an item's row.
-        optimiser: name of what the state in the rows belongs to, for readers of the bytes.
+        optimiser: one of OPTIMISERS: what the state in the rows belongs to.
     """
 
     user: tuple[Field, ...]
