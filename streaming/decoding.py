@@ -47,7 +47,7 @@ class Columns:
     def doubtful(cls, data: NDArray[np.uint8], n: int) -> Columns:
         """N records that nothing is known of yet: all SLOW."""
         return cls(
-            data,
+            _read_only(data),
             np.full(n, SLOW, np.uint8),
             np.zeros((4, n), np.int64),
             np.zeros(n, np.int64),
@@ -134,7 +134,7 @@ def _insert(
             columns.kind[k] = BAD
             bad.append(refuse(k, outcome))
     if ids:
-        columns.data = np.concatenate([columns.data, np.frombuffer(b"".join(ids), np.uint8)])
+        columns.data = _read_only(np.concatenate([columns.data, np.frombuffer(b"".join(ids), np.uint8)]))
     return bad
 
 
@@ -150,6 +150,13 @@ def _batch(columns: Columns, offsets: NDArray[np.int64], ts: NDArray[np.int64]) 
         columns.values[keep].astype(np.float32),
         columns.weights[keep],
     )
+
+
+def _read_only(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The same bytes, read-only: kernels are compiled for one kind of array, not for two."""
+    view = data.view()
+    view.flags.writeable = False
+    return view
 
 
 def no_events() -> EventBatch:
@@ -225,7 +232,7 @@ class JsonDecoder:
         columns = Columns.doubtful(buffer, len(start))
         types = np.zeros(len(start), np.int64)
         scan(
-            buffer, start, end, self._words, self._bounds, 0,
+            columns.data, start, end, self._words, self._bounds, 0,
             self.rules.max_id_bytes, self.rules.max_record_bytes,
             columns.kind, columns.spans, columns.whole, columns.fraction, columns.values, types,
         )  # fmt: skip
