@@ -106,15 +106,12 @@ class EmbeddingWorker:
         nothing twice: the next run reads the log again from the offsets in the store.
         """
         started = time.monotonic()
-        self._begin()
+        self.begin()
         while not stop.is_set():
             before = time.perf_counter()
             found = self.log.poll(self._batch_events, POLL_S)  # 1
             if found is not None:
-                polled = time.perf_counter() - before
-                self._refuse(found)  # 2
-                self._learn(found, polled)  # 3, 4, 5
-                self._stage(found, found.next_offset)  # 6
+                self.take(found, time.perf_counter() - before)  # 2 to 6
             if self._commit_is_due():
                 self.commit()  # 7
             self.totals.seconds = time.monotonic() - started
@@ -126,7 +123,7 @@ class EmbeddingWorker:
         self._observe(self.totals)
         return self.totals
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
         """Go on from the offsets in the store."""
         ledger = self.learned.ledger
         for name in self.log.sources():
@@ -136,6 +133,12 @@ class EmbeddingWorker:
         if ledger.read_by(self._rules):
             logger.warning("event_rules_changed", event_number=ledger.number)
         self._due = time.monotonic() + self._pace.shortest_s
+
+    def take(self, found: Slice, polled_s: float = 0.0) -> None:
+        """Steps 2 to 6 for one slice."""
+        self._refuse(found)  # 2
+        self._learn(found, polled_s)  # 3, 4, 5
+        self._stage(found, found.next_offset)  # 6
 
     def _refuse(self, found: Slice) -> None:
         if not found.bad:

@@ -151,7 +151,9 @@ class Learned:
         self.prequential.observe(outcome.rank, outcome.loss, outcome.user_events, outcome.item_events)
         ledger = self.ledger
         ledger.number += n
-        ledger.learned += int(((batch.user >= 0) & (batch.item >= 0)).sum())
+        taken = (batch.user >= 0) & (batch.item >= 0)
+        ledger.learned += int(taken.sum())
+        ledger.new_users += int((taken & (outcome.user_events == 0)).sum())
         ledger.watermark = max(ledger.watermark, int(batch.time.max(initial=0)))
         if ledger.number % CHECK_EVENTS == 0:
             self._admit_users.sweep(ledger.number)

@@ -71,6 +71,7 @@ class Ledger:
         self.sources: list[Source] = []
         self.number = 0  # events decoded and put to the learner
         self.learned = 0  # of those, events that changed rows
+        self.new_users = 0  # users whose first event it was (again, after their time was over)
         self.bad = 0  # records that were no events
         self.watermark = 0  # newest event time, seconds
         self.rules: list[tuple[int, str]] = []  # (from event number, how records were read)
@@ -113,6 +114,7 @@ class Ledger:
         totals = {
             "bad": self.bad,
             "learned": self.learned,
+            "new_users": self.new_users,
             "number": self.number,
             "rules": self.rules,
             "watermark": self.watermark,
