@@ -10,13 +10,10 @@ from numpy.typing import NDArray
 
 from streaming.errors import SettingError
 from streaming.events import EventBatch, Ids
-from streaming.kernels import kernel, mix, random_bits
+from streaming.kernels import kernel, mix, random_bits, random_normal
 
 TYPES = ("view", "cart", "purchase")
 RECENT = 8  # own latest items that draw a user back
-FACTOR, LATENT, FAVOURITE, CHOICE, SESSION, LIFE, WANDER, FEATURE, RATING = range(
-    1, 10
-)  # streams of random numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +124,34 @@ class _World(NamedTuple):
     logits: NDArray[np.float32]  # (M,) scratch
     weights: NDArray[np.float32]  # (M,) scratch
     bits: NDArray[np.int32]  # (M,) scratch
+    power: NDArray[np.float32]  # (M,) the same memory as bits
+    query: NDArray[np.float32]  # (d,) scratch
 
 
 EVENT, NEXT_ITEM, NEXT_USER, BEGUN, TS = range(5)
 TICK = 100  # events from one look at births, deaths and popularity to the next
 
 
+class _Keys(NamedTuple):
+    """A sequence of random numbers for each purpose, counted by event, item, user or session."""
+
+    life: np.uint64
+    factor: np.uint64
+    popularity: np.uint64
+    trend: np.uint64
+    taste: np.uint64
+    favourite: np.uint64
+    session: np.uint64
+    turn: np.uint64
+    choice: np.uint64
+    rating: np.uint64
+    type: np.uint64
+    feature: np.uint64
+
+
 class _Rules(NamedTuple):
     """The options, as numbers for the kernels."""
 
-    seed: np.uint64
     taste: float
     focus: float
     succession: float
@@ -165,138 +180,154 @@ class _Columns(NamedTuple):
 
 
 @kernel
-def _uniform(seed: np.uint64, stream: int, a: int, b: int) -> float:
-    """A number in (0, 1) that depends on its arguments only."""
-    bits = random_bits(mix(random_bits(random_bits(seed, stream), a)), b)
-    return (np.float64(bits >> np.uint64(11)) + 0.5) * 2.0**-53
-
-
-@kernel
-def _normal(seed: np.uint64, stream: int, a: int, b: int) -> float:
-    """A standard normal number (Box and Muller 1958)."""
-    radius = np.sqrt(-2.0 * np.log(_uniform(seed, stream, a, 2 * b)))
-    return float(radius * np.cos(2.0 * np.pi * _uniform(seed, stream, a, 2 * b + 1)))
+def _uniform(key: np.uint64, counter: int) -> float:
+    """Number `counter` of a sequence, in (0, 1)."""
+    return (np.float64(random_bits(key, counter) >> np.uint64(11)) + 0.5) * 2.0**-53
 
 
 @kernel
 def _unit(vector: NDArray[np.float32]) -> None:
     """Scale to length 1, in place."""
-    vector /= np.float32(np.sqrt(np.sum(vector * vector)) + 1e-12)
+    total = 0.0
+    for k in range(vector.shape[0]):
+        total += vector[k] * vector[k]
+    scale = np.float32(1.0 / np.sqrt(total + 1e-24))
+    for k in range(vector.shape[0]):
+        vector[k] *= scale
 
 
 @kernel
-def _make_item(centres: NDArray[np.float32], rules: _Rules, item: int, vector: NDArray[np.float32]) -> int:
+def _make_item(
+    centres: NDArray[np.float32], spread: float, keys: _Keys, item: int, vector: NDArray[np.float32]
+) -> int:
     """Fill the vector of an item, a function of seed and number only; returns its category."""
     categories, dimension = centres.shape
-    category = int(_uniform(rules.seed, LIFE, item, 0) * categories)
+    category = int(_uniform(keys.life, 2 * item) * categories)
+    scale = spread / np.sqrt(dimension)
     for k in range(dimension):
-        own = rules.spread * _normal(rules.seed, FACTOR, item, k) / np.sqrt(dimension)
-        vector[k] = centres[category, k] + own
+        vector[k] = centres[category, k] + scale * random_normal(keys.factor, item * dimension + k)
     _unit(vector)
     return category
 
 
 @kernel
-def _birth(world: _World, rules: _Rules, slot: int) -> None:
+def _birth(world: _World, rules: _Rules, keys: _Keys, slot: int) -> None:
     """Put a new item into a slot: vector, popularity, and when it will die."""
     item = world.clock[NEXT_ITEM]
     world.clock[NEXT_ITEM] += 1
-    vector = np.empty(world.centres.shape[1], np.float32)
-    _make_item(world.centres, rules, item, vector)
-    world.vectors[:, slot] = vector
+    _make_item(world.centres, rules.spread, keys, item, world.query)
+    for k in range(world.query.shape[0]):
+        world.vectors[k, slot] = world.query[k]
     world.item_id[slot] = item
-    world.popularity[slot] = rules.popularity * _normal(rules.seed, LIFE, item, 1)
-    life = -rules.item_life * np.log(_uniform(rules.seed, LIFE, item, 4))
+    world.popularity[slot] = rules.popularity * random_normal(keys.popularity, 2 * item)
+    life = -rules.item_life * np.log(_uniform(keys.life, 2 * item + 1))
     world.death[slot] = world.clock[EVENT] + 1 + int(life)
 
 
 @kernel
-def _draw_taste(world: _World, rules: _Rules, slot: int, version: int) -> None:
+def _draw_taste(world: _World, keys: _Keys, slot: int, draw: int) -> None:
     """A taste: three categories with falling weight, and a part of the user's own."""
-    user = world.user_id[slot]
     categories, dimension = world.centres.shape
     taste = world.taste[slot]
     for k in range(dimension):
-        taste[k] = 0.5 * _normal(rules.seed, LATENT, user, version * dimension + k) / np.sqrt(dimension)
+        taste[k] = 0.5 * random_normal(keys.taste, draw * dimension + k) / np.sqrt(dimension)
+    weight = 1.0
     for place in range(3):
-        category = int(_uniform(rules.seed, FAVOURITE, user, version * 3 + place) * categories)
-        taste += np.float32(0.7**place) * world.centres[category]
+        category = int(_uniform(keys.favourite, 3 * draw + place) * categories)
+        for k in range(dimension):
+            taste[k] += weight * world.centres[category, k]
+        weight *= 0.7
     _unit(taste)
 
 
 @kernel
-def _arrive(world: _World, rules: _Rules, slot: int) -> None:
+def _arrive(world: _World, keys: _Keys, slot: int) -> None:
     """Put a new user into a slot."""
     world.user_id[slot] = world.clock[NEXT_USER]
     world.clock[NEXT_USER] += 1
-    world.recent[slot] = -1
+    for place in range(RECENT):
+        world.recent[slot, place] = -1
     world.had[slot] = 0
-    _draw_taste(world, rules, slot, 0)
+    _draw_taste(world, keys, slot, 2 * world.user_id[slot])
 
 
 @kernel
-def _begin_session(world: _World, rules: _Rules, session: int) -> None:
+def _find(cumulative: NDArray[np.float64], draw: float) -> int:
+    """First place whose cumulative share is at least `draw`."""
+    low, high = 0, cumulative.shape[0] - 1
+    while low < high:
+        middle = (low + high) // 2
+        if cumulative[middle] < draw:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@kernel
+def _begin_session(world: _World, rules: _Rules, keys: _Keys, session: int) -> None:
     """Give a session slot to a user who is not active: by activity, or new; the taste turns a little."""
     number = world.clock[BEGUN]
     world.clock[BEGUN] += 1
     users, dimension = world.taste.shape
-    new = _uniform(rules.seed, SESSION, number, 0) < rules.new_user
-    attempt = 1
+    counter = number << 32
+    new = _uniform(keys.session, counter) < rules.new_user
     while True:
-        draw = _uniform(rules.seed, SESSION, number, attempt)
-        slot = int(draw * users) if new else int(np.searchsorted(world.activity, draw))
+        counter += 1
+        draw = _uniform(keys.session, counter)
+        slot = int(draw * users) if new else _find(world.activity, draw)
         if world.active[slot] == 0:
             break
-        attempt += 1
     if new:
-        _arrive(world, rules, slot)
+        _arrive(world, keys, slot)
     taste = world.taste[slot]
     for k in range(dimension):
-        taste[k] += rules.drift * _normal(rules.seed, WANDER, number, k) / np.sqrt(dimension)
+        taste[k] += rules.drift * random_normal(keys.turn, number * dimension + k) / np.sqrt(dimension)
+        world.focus[slot, k] = 0
+        world.last[slot, k] = 0
     _unit(taste)
-    world.focus[slot] = 0
-    world.last[slot] = 0
     world.active[slot] = 1
     world.session_user[session] = slot
 
 
 @kernel
-def _tick(world: _World, rules: _Rules) -> None:
+def _tick(world: _World, rules: _Rules, keys: _Keys) -> None:
     """Let popularity wander (an AR(1) process in the logarithm), and replace the items that died."""
     event = world.clock[EVENT]
+    items = world.item_id.shape[0]
     fresh = rules.popularity * np.sqrt(1.0 - rules.keep * rules.keep)
-    for slot in range(world.item_id.shape[0]):
+    for slot in range(items):
         if world.death[slot] <= event:
-            _birth(world, rules, slot)
+            _birth(world, rules, keys, slot)
         else:
-            noise = _normal(rules.seed, LIFE, world.item_id[slot], 16 + event)
+            noise = random_normal(keys.trend, event // TICK * items + slot)
             world.popularity[slot] = rules.keep * world.popularity[slot] + fresh * noise
 
 
 @kernel
-def _shift(world: _World, rules: _Rules) -> None:
+def _shift(world: _World, rules: _Rules, keys: _Keys) -> None:
     """The abrupt change: each item's popularity and each user's taste are drawn anew."""
     for slot in range(world.item_id.shape[0]):
-        world.popularity[slot] = rules.popularity * _normal(rules.seed, LIFE, world.item_id[slot], 3)
+        noise = random_normal(keys.popularity, 2 * world.item_id[slot] + 1)
+        world.popularity[slot] = rules.popularity * noise
     for slot in range(world.user_id.shape[0]):
-        _draw_taste(world, rules, slot, 1)
+        _draw_taste(world, keys, slot, 2 * world.user_id[slot] + 1)
 
 
 @kernel
 def _prefer(world: _World, rules: _Rules, slot: int) -> None:
     """Fill `logits` with the user's true preference for every live item."""
-    query = (
-        np.float32(rules.taste) * world.taste[slot]
-        + np.float32(rules.focus) * world.focus[slot]
-        + np.float32(rules.succession) * world.last[slot]
-    )
-    logits = world.logits
-    logits[:] = world.popularity
-    for k in range(query.shape[0]):
-        weight = query[k]
-        column = world.vectors[k]
+    logits, vectors = world.logits, world.vectors
+    for j in range(logits.shape[0]):
+        logits[j] = world.popularity[j]
+    for k in range(vectors.shape[0]):
+        weight = np.float32(
+            rules.taste * world.taste[slot, k]
+            + rules.focus * world.focus[slot, k]
+            + rules.succession * world.last[slot, k]
+        )
         for j in range(logits.shape[0]):
-            logits[j] += weight * column[j]
+            logits[j] += weight * vectors[k, j]
     for place in range(RECENT):
         j = world.recent_slot[slot, place]
         if world.item_id[j] == world.recent[slot, place]:
@@ -304,18 +335,24 @@ def _prefer(world: _World, rules: _Rules, slot: int) -> None:
 
 
 @kernel
-def _exponentiate(world: _World) -> float:
+def _exponentiate(
+    logits: NDArray[np.float32],
+    weights: NDArray[np.float32],
+    bits: NDArray[np.int32],
+    power: NDArray[np.float32],
+) -> float:
     """Fill `weights` with exp(logits - largest), to 2e-6 relative; returns their sum.
 
-    2^n from the bits of a float and a polynomial for the rest (Cephes' expf):
-    the compiler vectorises it, and it is the same on every machine.
+    2^n from the bits of a float (`power` is `bits` read as floats) and a polynomial
+    for the rest (Cephes' expf), so that the compiler can run it in SIMD lanes.
     """
-    logits, weights, bits = world.logits, world.weights, world.bits
     top = logits[0]
-    for j in range(1, logits.shape[0]):
-        top = max(top, logits[j])
     for j in range(logits.shape[0]):
-        x = max(logits[j] - top, np.float32(-80.0))
+        if logits[j] > top:
+            top = logits[j]
+    for j in range(logits.shape[0]):
+        x = logits[j] - top
+        x = x if x > np.float32(-80.0) else np.float32(-80.0)
         n = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
         r = x - n * np.float32(0.69314718)
         p = np.float32(1.9875691e-4)
@@ -326,7 +363,6 @@ def _exponentiate(world: _World) -> float:
         p = p * r + np.float32(0.5)
         weights[j] = p * r * r + r + np.float32(1.0)
         bits[j] = (np.int32(n) + np.int32(127)) << np.int32(23)
-    power = bits.view(np.float32)
     total = 0.0
     for j in range(logits.shape[0]):
         weights[j] *= power[j]
@@ -335,14 +371,13 @@ def _exponentiate(world: _World) -> float:
 
 
 @kernel
-def _choose(world: _World, total: float, draw: float) -> int:
-    """The item slot at which the cumulative weight passes draw × total."""
-    rest = draw * total
-    for j in range(world.weights.shape[0]):
-        rest -= world.weights[j]
+def _choose(weights: NDArray[np.float32], rest: float) -> int:
+    """The item slot at which the cumulative weight passes `rest`."""
+    for j in range(weights.shape[0]):
+        rest -= weights[j]
         if rest < 0:
             return j
-    return int(np.argmax(world.weights))
+    return int(weights.shape[0] - 1)
 
 
 @kernel
@@ -378,62 +413,61 @@ def _remember(world: _World, slot: int, chosen: int) -> None:
 
 
 @kernel
-def _judge(rules: _Rules, event: int, affinity: float) -> tuple[float, int]:
+def _judge(keys: _Keys, event: int, affinity: float) -> tuple[float, int]:
     """The rating (1 to 5) and the type of an event on an item that fits the user's taste so well."""
-    noise = _normal(rules.seed, RATING, event, 0)
-    value = min(5.0, max(1.0, np.round(1.8 + 2.5 * affinity + 0.8 * noise)))
-    draw = _uniform(rules.seed, RATING, event, 2)
+    value = np.floor(2.3 + 2.5 * affinity + 0.8 * random_normal(keys.rating, event))
+    value = 5.0 if value > 5.0 else 1.0 if value < 1.0 else value
+    draw = _uniform(keys.type, event)
     bought = 0.04 * value / 3.0
     return value, 2 if draw < bought else (1 if draw < 3.0 * bought else 0)
 
 
 @kernel
-def _advance(world: _World, rules: _Rules, out: _Columns) -> None:
+def _advance(world: _World, rules: _Rules, keys: _Keys, out: _Columns) -> None:
     """Generate the next events until the columns are full."""
     clock = world.clock
     for n in range(out.user.shape[0]):
         event = clock[EVENT]
         if event % TICK == 0 and event > 0:
-            _tick(world, rules)
+            _tick(world, rules, keys)
         if event == rules.shift_at:
-            _shift(world, rules)
-        session = int(_uniform(rules.seed, CHOICE, event, 0) * world.session_user.shape[0])
+            _shift(world, rules, keys)
+        session = int(_uniform(keys.choice, 4 * event) * world.session_user.shape[0])
         slot = world.session_user[session]
         _prefer(world, rules, slot)
-        total = _exponentiate(world)
-        chosen = _choose(world, total, _uniform(rules.seed, CHOICE, event, 1))
+        total = _exponentiate(world.logits, world.weights, world.bits, world.power)
+        chosen = _choose(world.weights, total * _uniform(keys.choice, 4 * event + 1))
         affinity = 0.0
         for k in range(world.taste.shape[1]):
             affinity += world.taste[slot, k] * world.vectors[k, chosen]
         out.user[n] = world.user_id[slot]
         out.item[n] = world.item_id[chosen]
         out.ts[n] = clock[TS]
-        out.value[n], out.type[n] = _judge(rules, event, affinity)
+        out.value[n], out.type[n] = _judge(keys, event, affinity)
         out.oracle_rank[n] = _oracle_rank(world.logits, chosen)
         out.probability[n] = world.weights[chosen] / total
         _remember(world, slot, chosen)
-        clock[TS] += 1 + int(-rules.gap_us * np.log(_uniform(rules.seed, CHOICE, event, 2)))
+        clock[TS] += 1 + int(-rules.gap_us * np.log(_uniform(keys.choice, 4 * event + 2)))
         clock[EVENT] += 1
-        if _uniform(rules.seed, CHOICE, event, 3) < rules.end:
+        if _uniform(keys.choice, 4 * event + 3) < rules.end:
             world.active[slot] = 0
-            _begin_session(world, rules, session)
+            _begin_session(world, rules, keys, session)
 
 
 @kernel
-def _populate(world: _World, rules: _Rules) -> None:
+def _populate(world: _World, rules: _Rules, keys: _Keys) -> None:
     """The world before event 0."""
     for slot in range(world.item_id.shape[0]):
-        _birth(world, rules, slot)
+        _birth(world, rules, keys, slot)
     for slot in range(world.user_id.shape[0]):
-        _arrive(world, rules, slot)
+        _arrive(world, keys, slot)
     for session in range(world.session_user.shape[0]):
-        _begin_session(world, rules, session)
+        _begin_session(world, rules, keys, session)
 
 
 def _rules(options: SimulatorOptions) -> _Rules:
     """The options as the kernels want them."""
     return _Rules(
-        seed=np.uint64(options.seed),
         taste=float(options.taste),
         focus=float(options.focus),
         succession=float(options.succession),
@@ -450,6 +484,13 @@ def _rules(options: SimulatorOptions) -> _Rules:
     )
 
 
+def _keys(seed: int) -> _Keys:
+    """The sequences of random numbers of a seed."""
+    start = np.uint64(mix(np.uint64(seed)))
+    # Compiled functions return Python integers, whose type in the next call would depend on their size.
+    return _Keys(*(np.uint64(random_bits(start, purpose)) for purpose in range(len(_Keys._fields))))
+
+
 def _succession(centres: NDArray[np.float32]) -> NDArray[np.float32]:
     """The rotation that best carries each centre to the next one (orthogonal Procrustes, Schönemann 1966)."""
     left, _, right = np.linalg.svd(np.roll(centres, -1, axis=0).T.astype(np.float64) @ centres)
@@ -463,6 +504,7 @@ def _empty_world(options: SimulatorOptions) -> _World:
     centres = generator.standard_normal((options.categories, dimension))
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
     activity = np.cumsum(np.arange(1, users + 1, dtype=np.float64) ** -options.activity_skew)
+    bits = np.zeros(items, np.int32)
     clock = np.zeros(5, np.int64)
     clock[TS] = options.start_us
     return _World(
@@ -485,7 +527,9 @@ def _empty_world(options: SimulatorOptions) -> _World:
         clock=clock,
         logits=np.zeros(items, np.float32),
         weights=np.zeros(items, np.float32),
-        bits=np.zeros(items, np.int32),
+        bits=bits,
+        power=bits.view(np.float32),
+        query=np.zeros(dimension, np.float32),
     )
 
 
@@ -509,7 +553,7 @@ def _put(out: NDArray[np.uint8], at: int, words: NDArray[np.uint8]) -> int:
     """Write text at a position; returns the next position."""
     for k in range(words.shape[0]):
         out[at + k] = words[k]
-    return at + words.shape[0]
+    return at + int(words.shape[0])
 
 
 @kernel
@@ -561,18 +605,21 @@ def _put_lines(events: _Columns, out: NDArray[np.uint8]) -> int:
 @kernel
 def _describe(
     centres: NDArray[np.float32],
-    rules: _Rules,
+    spread: float,
     noise: float,
+    keys: _Keys,
     first: int,
     vectors: NDArray[np.float32],
     features: NDArray[np.float32],
     category: NDArray[np.int64],
 ) -> None:
     """Vectors, noisy features and categories of the items from number `first` on."""
+    dimension = vectors.shape[1]
     for n in range(category.shape[0]):
-        category[n] = _make_item(centres, rules, first + n, vectors[n])
-        for k in range(vectors.shape[1]):
-            features[n, k] = vectors[n, k] + noise * _normal(rules.seed, FEATURE, first + n, k)
+        item = first + n
+        category[n] = _make_item(centres, spread, keys, item, vectors[n])
+        for k in range(dimension):
+            features[n, k] = vectors[n, k] + noise * random_normal(keys.feature, item * dimension + k)
 
 
 def _ids(prefix: NDArray[np.uint8], numbers: NDArray[np.int64], width: int = _WIDTH) -> Ids:
@@ -690,7 +737,8 @@ class Simulator:
         self.options = options or SimulatorOptions()
         self._rules = _rules(self.options)
         self._world = _empty_world(self.options)
-        _populate(self._world, self._rules)
+        self._keys = _keys(self.options.seed)
+        _populate(self._world, self._rules, self._keys)
 
     @property
     def position(self) -> int:
@@ -719,7 +767,7 @@ class Simulator:
             oracle_rank=np.empty(n, np.float32),
             probability=np.empty(n, np.float32),
         )
-        _advance(self._world, self._rules, columns)
+        _advance(self._world, self._rules, self._keys, columns)
         return SimulatedBatch(first, *columns)
 
     def skip(self, n: int) -> None:
@@ -742,8 +790,8 @@ class Simulator:
         shape = (end - first, self.options.dimension)
         vectors, features = np.empty(shape, np.float32), np.empty(shape, np.float32)
         category = np.empty(shape[0], np.int64)
-        noise = float(self.options.feature_noise)
-        _describe(self._world.centres, self._rules, noise, first, vectors, features, category)
+        spread, noise = float(self.options.spread), float(self.options.feature_noise)
+        _describe(self._world.centres, spread, noise, self._keys, first, vectors, features, category)
         return SimulatedItems(np.arange(first, end, dtype=np.int64), category, features, vectors)
 
     def tastes(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -760,5 +808,6 @@ class Simulator:
         if not slots.size:
             raise LookupError(f"simulator: user {user} is not among the {self.options.users} who may come.")
         _prefer(self._world, self._rules, int(slots[0]))
-        total = _exponentiate(self._world)
-        return np.asarray(self._world.weights / total, np.float32)
+        world = self._world
+        total = _exponentiate(world.logits, world.weights, world.bits, world.power)
+        return np.asarray(world.weights / total, np.float32)
