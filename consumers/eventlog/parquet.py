@@ -54,7 +54,11 @@ class ParquetReader:
 
     def _open(self, time_unit: str | None) -> None:
         path, rules = self._path, self._rules
-        self._file: Any = self._guarded(lambda: pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 16))
+        self._file: Any = self._guarded(
+            lambda: pq.ParquetFile(
+                path, pre_buffer=False, buffer_size=1 << 16, page_checksum_verification=True
+            )
+        )
         self._total: int = self._file.metadata.num_rows
         schema = self._file.schema_arrow
         check_columns(path, schema.names, rules)
@@ -81,7 +85,15 @@ class ParquetReader:
             if self._batch is None:
                 raise self._damaged(f"it ends at row {self.position} of {self._total}")
         rows = self._batch.slice(0, most)
+        try:
+            found = self._decoded(rows)
+        except pa.ArrowException as error:  # an index beyond its dictionary, say
+            raise self._damaged(str(error).rstrip(".")) from error
         self._batch = self._batch.slice(rows.num_rows)
+        self.position, self.time_unit = found.next_offset, found.time_unit
+        return found
+
+    def _decoded(self, rows: Any) -> Slice:
         first, n = self.position, rows.num_rows
         columns = _ParquetColumns(rows, self._rules)
 
@@ -92,9 +104,7 @@ class ParquetReader:
         events, bad, unit = settle(
             columns.columns(), np.arange(first, first + n), self._rules, self.time_unit, columns.judge, refuse
         )
-        self.time_unit = unit
-        self.position += n
-        return Slice(self._path, first, self.position, events, bad, time.time(), unit)
+        return Slice(self._path, first, first + n, events, bad, time.time(), unit)
 
     def skip(self, records: int) -> int:
         """Go past so many rows; returns how many of them there were."""

@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import os
+import random
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -432,6 +433,46 @@ def test_wrong_paths_and_names_are_refused_with_a_remedy(tmp_path: Path) -> None
         log.close()
     assert drained(FilesLog([good], RULES)) == ([], [], 0)
     assert drained(FilesLog([tmp_path / "a.txt"], RULES, format="jsonl")) == ([], [], 0)
+
+
+def read_mutated_files(folder: Path, count: int, seed: int) -> int:
+    """Damage files of all forms and read each twice; returns how many could be read to their end."""
+    chance = random.Random(seed)
+    forms = {name: path.read_bytes() for name, path in in_all_forms(folder, table(60)).items()}
+    whole = 0
+    for _ in range(count):
+        name = chance.choice(list(forms))
+        data = bytearray(forms[name])
+        for _ in range(chance.choice([1, 1, 2, 8])):
+            at = chance.randrange(len(data))
+            match chance.randrange(4):
+                case 0:
+                    data[at] = chance.randrange(256)
+                case 1:
+                    del data[at : at + chance.randrange(1, 20)]
+                case 2:
+                    data[at:at] = chance.choice(
+                        [b'"', b"\n", b"\r", b"\xff", b",", b"\0", b"\t", b"\xed\xa0\x80"]
+                    )
+                case _:
+                    del data[max(1, chance.randrange(len(data))) :]
+            data = data or bytearray(b"x")
+        path = folder / f"damaged.{name.partition('.')[2]}"
+        path.write_bytes(data)
+        logs = [FilesLog([path], RULES), FilesLog([path], RULES)]
+        try:
+            assert drained(logs[0], 50) == drained(logs[1], 7)
+            whole += 1
+        except InputError as error:
+            assert str(path) in str(error)
+        finally:
+            for log in logs:
+                log.close()
+    return whole
+
+
+def test_mutated_files_give_events_or_an_input_error(tmp_path: Path) -> None:
+    assert read_mutated_files(tmp_path, 200, seed=3) > 50
 
 
 def test_real_parquet_data_is_read_whole(data: Path) -> None:
