@@ -147,8 +147,7 @@ class EmbeddingWorker:
             found = self.log.poll(self._batch_events, POLL_S)  # 1
             if found is not None:
                 self.take(found, time.perf_counter() - before)  # 2 to 6
-            if self._commit_is_due():
-                self.commit()  # 7
+            self.commit_if_due()  # 7
             self.totals.seconds = time.monotonic() - started
             self._observe(self.totals)
             if found is None and self.log.ended:
@@ -232,10 +231,14 @@ class EmbeddingWorker:
         source.time_unit = found.time_unit
         self._arrived.append(found.arrived)
 
-    def _commit_is_due(self) -> bool:
+    def commit_if_due(self) -> None:
+        """Step 7, where the pace says so."""
         if self._pace.events:
-            return self.learned.pending >= self._pace.events
-        return bool(self._arrived) and time.monotonic() >= self._due
+            due = self.learned.pending >= self._pace.events
+        else:
+            due = time.monotonic() >= self._due
+        if due:
+            self.commit()
 
     def commit(self) -> None:
         """Make what was learned durable, and say so.
