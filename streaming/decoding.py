@@ -114,27 +114,28 @@ def _insert(
     refuse: Callable[[int, str], BadRecord],
 ) -> list[BadRecord]:
     """Write the slow path's events into the columns, their ids behind the data; return the bad records."""
-    ids: list[bytes] = []
+    rows: list[int] = []
+    events: list[Event] = []
     bad: list[BadRecord] = []
-    at = columns.data.shape[0]
     for k in sorted(judged):
         outcome = judged[k]
         if isinstance(outcome, Event):
-            split, stop = at + len(outcome.user), at + len(outcome.user) + len(outcome.item)
-            columns.spans[:, k] = (at, split, split, stop)
-            ids += (outcome.user, outcome.item)
-            at = stop
-            ts[k] = outcome.ts
-            columns.values[k] = outcome.value
-            columns.weights[k] = outcome.weight
-            columns.kind[k] = WHOLE
+            rows.append(k)
+            events.append(outcome)
         elif outcome is None:
             columns.kind[k] = BLANK
         else:
             columns.kind[k] = BAD
             bad.append(refuse(k, outcome))
-    if ids:
+    if events:
+        ids = [text for event in events for text in (event.user, event.item)]
+        bounds = columns.data.shape[0] + np.cumsum([0, *map(len, ids)], dtype=np.int64)
         columns.data = _read_only(np.concatenate([columns.data, np.frombuffer(b"".join(ids), np.uint8)]))
+        columns.spans[:, rows] = (bounds[:-1:2], bounds[1::2], bounds[1::2], bounds[2::2])
+        ts[rows] = [event.ts for event in events]
+        columns.values[rows] = [event.value for event in events]
+        columns.weights[rows] = [event.weight for event in events]
+        columns.kind[rows] = WHOLE
     return bad
 
 

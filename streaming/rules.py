@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from streaming.errors import SettingError, nearest
 
@@ -101,8 +102,7 @@ class EventRules:
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One valid event; `ts` in microseconds, `unit` that of its numeric time (None for RFC 3339)."""
 
     user: bytes
