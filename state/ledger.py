@@ -29,8 +29,9 @@ def unsealed(key: bytes, value: bytes) -> bytes:
     payload = value[:-4]
     if len(value) < 4 or struct.pack("<I", zlib.crc32(payload)) != value[-4:]:
         raise CorruptRowError(
-            f"{key!r}: its bytes do not fit their checksum. Go back to a snapshot with `freshet versions restore`, "
-            "or make the store again from its log with `freshet versions rebuild`."
+            f"{key!r}: its bytes do not fit their checksum. Go back to a snapshot with "
+            "`freshet versions restore`, or make the store again from its log with "
+            "`freshet versions rebuild`."
         )
     return payload
 
@@ -74,9 +75,14 @@ class Ledger:
         self.new_users = 0  # users whose first event it was (again, after their time was over)
         self.bad = 0  # records that were no events
         self.watermark = 0  # newest event time, seconds
-        self.rules: list[tuple[int, str]] = []  # (from event number, how records were read)
+        self.rules: list[tuple[int, str]] = []  # (from record number, how records were read)
         self._entries: list[JournalSlice] = []  # those not written yet, and the last one that was
         self._written = 0  # journal entries before self._entries
+
+    @property
+    def records(self) -> int:
+        """Records passed, of all sources: events, bad and blank ones. It is a place in the journal."""
+        return sum(source.next_offset for source in self.sources)
 
     def partition(self, name: str) -> int:
         """Number of a source, given at first sight and kept for ever."""
@@ -101,7 +107,7 @@ class Ledger:
         """From here on records are read by these rules; True where others held before."""
         changed = bool(self.rules) and self.rules[-1][1] != rules
         if not self.rules or changed:
-            self.rules.append((self.number, rules))
+            self.rules.append((self.records, rules))
         return changed
 
     def puts(self) -> Iterator[tuple[bytes, bytes]]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import cast
 
 from rocksdict import (
     AccessType,
@@ -68,21 +69,25 @@ class RocksStore(Store):
             self._db = Rdict(str(path), _options(cache_bytes, read_only), access_type=access)
         except Exception as error:  # rocksdict raises bare Exception; `_named` keeps its text and the cause
             raise _named(error, path) from error
-        self._check_format(read_only)
+        try:
+            self._check_format(read_only)
+        except StoreError:
+            self.close()
+            raise
 
     def _check_format(self, read_only: bool) -> None:
-        written = self._db.get(FORMAT_KEY)
+        written = self.get_many([FORMAT_KEY])[0]
         if written is None:
             if next(self._db.keys(), None) is not None:
-                self.close()
-                raise StoreFormatError(f"{self.path}: this RocksDB was not written by Freshet. Choose another home.")
+                raise StoreFormatError(
+                    f"{self.path}: this RocksDB was not written by Freshet. Choose another home."
+                )
             if not read_only:
                 self.write([(FORMAT_KEY, str(FORMAT).encode())])
         elif written != str(FORMAT).encode():
-            self.close()
             raise StoreFormatError(
-                f"{self.path}: the store has format {written.decode(errors='replace')}, this Freshet reads and writes "
-                f"format {FORMAT}. Use the Freshet that wrote it, or learn the version again: "
+                f"{self.path}: the store has format {written.decode(errors='replace')}, this Freshet reads "
+                f"and writes format {FORMAT}. Use the Freshet that wrote it, or learn the version again: "
                 "`freshet versions create NEW`, then `freshet work NEW --from …`."
             )
 
@@ -90,16 +95,49 @@ class RocksStore(Store):
         """Values of keys, None where there is none."""
         if not keys:
             return []
-        values: list[bytes | None] = self._db[list(keys)]
+        try:
+            values = cast(list[bytes | None], self._db[list(keys)])
+        except Exception as error:  # see __init__
+            raise _named(error, self.path) from error
         return values
 
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """All (key, value) whose key starts with `prefix`, in key order."""
-        end = after(prefix)
-        for key, value in self._db.items(from_key=prefix):
-            if key >= end:
+        """All (key, value) whose key starts with `prefix`, in key order.
+
+        Raises:
+            StoreError: the file is damaged behind the pairs given so far.
+        """
+        end = after(prefix) if prefix else None
+        last = prefix
+        pairs = cast(Iterator[tuple[bytes, bytes]], self._db.items(from_key=prefix))
+        for key, value in pairs:
+            if end is not None and key >= end:
                 return
+            last = key
             yield key, value
+        self._check_ended(last)
+
+    def count(self, prefix: bytes) -> int:
+        """Number of keys that start with `prefix`."""
+        end, last, count = after(prefix), prefix, 0
+        for key in cast(Iterator[bytes], self._db.keys(from_key=prefix)):
+            if key >= end:
+                return count
+            last = key
+            count += 1
+        self._check_ended(last)
+        return count
+
+    def _check_ended(self, last: bytes) -> None:
+        """Raise where a scan that ran out at `last` met damage: rocksdict's iterators just end there."""
+        try:
+            place = self._db.iter()
+            place.seek(last)
+            if place.valid():
+                place.next()
+            place.status()
+        except Exception as error:  # see __init__
+            raise _named(error, self.path) from error
 
     def write(self, puts: Iterable[tuple[bytes, bytes]], deletes: Iterable[bytes] = ()) -> None:
         """One WriteBatch, its WAL synced before it returns."""
@@ -171,16 +209,26 @@ def _named(error: Exception, path: Path) -> StoreError:
     text = str(error)
     if "lock" in text.lower() and ("LOCK" in text or "No locks" in text):
         return StoreLockedError(
-            f"{path}: another process holds this store ({text}). Stop that worker, or wait until it has ended."
+            f"{path}: another process holds this store ({text}). "
+            "Stop that worker, or wait until it has ended."
         )
     if "No space left" in text:
         return StoreFullError(
-            f"{path}: no space is left on the device. All that was committed is safe; free some space and run "
-            f"the same command again. ({text})"
+            f"{path}: no space is left on the device. All that was committed is safe; free some space and "
+            f"run the same command again. ({text})"
+        )
+    if "Corruption" in text:
+        return StoreError(
+            f"{path}: a file of the store is damaged ({text}). Go back to a snapshot with "
+            "`freshet versions restore`, or make the store again from its log with "
+            "`freshet versions rebuild --replace`."
         )
     writable = os.access(path if path.exists() else path.parent, os.W_OK)
-    if "Read-only file system" in text or "Permission denied" in text or isinstance(error, PermissionError):
-        return StoreReadOnlyError(f"{path}: the store cannot be written ({text}). Make it writable, or set --home.")
-    if isinstance(error, OSError) and not writable:
-        return StoreReadOnlyError(f"{path}: the store cannot be written ({text}). Make it writable, or set --home.")
+    denied = (
+        "Read-only file system" in text or "Permission denied" in text or isinstance(error, PermissionError)
+    )
+    if denied or (isinstance(error, OSError) and not writable):
+        return StoreReadOnlyError(
+            f"{path}: the store cannot be written ({text}). Make it writable, or set --home."
+        )
     return StoreError(f"{path}: {text}")

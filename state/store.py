@@ -29,7 +29,11 @@ class Store(Protocol):
         ...
 
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """All (key, value) whose key starts with `prefix`, in key order."""
+        """All (key, value) whose key starts with `prefix` (b"": all there are), in key order.
+
+        Raises:
+            StoreError: it is damaged behind the pairs given so far.
+        """
         ...
 
     def write(self, puts: Iterable[tuple[bytes, bytes]], deletes: Iterable[bytes] = ()) -> None:

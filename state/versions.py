@@ -1,15 +1,16 @@
 """The registry: names of versions enter, directories with a spec, a store and snapshots leave.
 
-    HOME/versions/NAME/spec.toml           what the version is
-                       current             name of the directory of its store
-                       store-000001/       RocksDB: rows, parameters, offsets, journal
-                       snapshots/N/        RocksDB checkpoints after event N
-                       dead-letters.jsonl  records that were refused
-                       identity            of this copy of the store, kept outside of it
+HOME/versions/NAME/spec.toml           what the version is
+                   current             name of the directory of its store
+                   store-000001/       RocksDB: rows, parameters, offsets, journal
+                   snapshots/N/        RocksDB checkpoints after event N
+                   dead-letters.jsonl  records that were refused
+                   identity            of this copy of the store, kept outside of it
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -20,10 +21,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from state.ledger import Ledger
 from state.rocksdb import RocksStore
 from state.spec import Spec, read_spec, write_spec
-from streaming.errors import VersionError, nearest
+from streaming.errors import StoreError, StoreLockedError, StoreReadOnlyError, VersionError, nearest
+
+logger = structlog.get_logger()
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -65,16 +70,23 @@ class Version:
         return RocksStore(self.store_path)
 
     @contextmanager
-    def reading(self) -> Iterator[RocksStore]:
-        """The store as of its last commit, also while a worker writes to it.
+    def reading(self, snapshot: int | None = None) -> Iterator[RocksStore]:
+        """The store as of its last commit, also while a worker writes to it; or one of its snapshots.
 
         Raises:
             StoreError: nothing was learned yet.
+            VersionError: there is no such snapshot.
         """
-        with tempfile.TemporaryDirectory(prefix="freshet-reader-") as private:
-            with RocksStore(self.store_path, read_only=True, secondary=Path(private)) as store:
-                store.catch_up()
+        if snapshot is not None:
+            with RocksStore(self.snapshot_path(snapshot), read_only=True) as store:
                 yield store
+            return
+        with (
+            tempfile.TemporaryDirectory(prefix="freshet-reader-") as private,
+            RocksStore(self.store_path, read_only=True, secondary=Path(private)) as store,
+        ):
+            store.catch_up()
+            yield store
 
     def snapshots(self) -> list[int]:
         """Event numbers of the snapshots, oldest first."""
@@ -88,14 +100,21 @@ class Version:
             The number of the newest event in it.
         """
         number = Ledger.read(store).number
-        target = self._snapshot_path(number)
-        if not target.exists():
-            half = target.with_name(f".{number}.{os.getpid()}")
-            shutil.rmtree(half, ignore_errors=True)
-            store.checkpoint(half)
-            half.rename(target)
-        for old in self.snapshots()[:-keep]:
-            shutil.rmtree(self._snapshot_path(old))
+        kept = self.path / "snapshots"
+        kept.mkdir(exist_ok=True)
+        # The store has one writer, so whatever is half made or half removed was left by a kill.
+        for half in kept.glob(".*"):
+            shutil.rmtree(half)
+        half = kept / f".{number}.new"
+        store.checkpoint(half)
+        target = kept / f"{number:012d}"
+        if target.exists():
+            # After a restore the same number may stand for other events.
+            _remove(target)
+        half.rename(target)
+        others = [n for n in self.snapshots() if n != number]
+        for old in others[: max(0, len(others) + 1 - keep)]:
+            _remove(self.snapshot_path(old))
         return number
 
     def restore(self, number: int) -> None:
@@ -105,20 +124,70 @@ class Version:
             VersionError: there is no such snapshot.
             StoreLockedError: a worker has the store.
         """
-        if number not in self.snapshots():
-            kept = ", ".join(map(str, self.snapshots())) or "none"
-            raise VersionError(f'version "{self.name}" has no snapshot after event {number}. Snapshots: {kept}.')
+        source = self.snapshot_path(number)
+        with self.holding():
+            copy = self.path / ".restored"
+            shutil.rmtree(copy, ignore_errors=True)
+            with RocksStore(source) as snapshot:
+                snapshot.checkpoint(copy)
+            self.adopt(copy)
+
+    def adopt(self, made: Path) -> None:
+        """Put a closed store, made in the version's directory, in the place of the one in use, in one step.
+
+        The caller holds the store in use.
+        """
         old = self.store_path
         new = self.path / f"store-{int(old.name.rpartition('-')[2]) + 1:06d}"
-        with self.open():
-            shutil.rmtree(new, ignore_errors=True)
-            with RocksStore(self._snapshot_path(number)) as snapshot:
-                snapshot.checkpoint(new)
-            _write_whole(self.path / "current", new.name)
-            _write_whole(self.path / "identity", uuid.uuid4().hex)
-        shutil.rmtree(old)
+        shutil.rmtree(new, ignore_errors=True)
+        made.rename(new)
+        _write_whole(self.path / "current", new.name)
+        _write_whole(self.path / "identity", uuid.uuid4().hex)
+        shutil.rmtree(old, ignore_errors=True)
 
-    def _snapshot_path(self, number: int) -> Path:
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Keep every other process from the store in use, even where that is too damaged to be opened.
+
+        Raises:
+            StoreLockedError: a worker has the store.
+        """
+        try:
+            store = self.open()
+        except (StoreLockedError, StoreReadOnlyError):
+            raise
+        except StoreError as damage:
+            with self._lock_file(damage):
+                yield
+            return
+        with store:
+            yield
+
+    @contextmanager
+    def _lock_file(self, damage: StoreError) -> Iterator[None]:
+        """The lock that RocksDB takes, taken without RocksDB."""
+        with (self.store_path / "LOCK").open("a") as lock:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise StoreLockedError(
+                    f"{self.store_path}: another process holds this store. "
+                    "Stop that worker, or wait until it has ended."
+                ) from error
+            logger.warning("store_damaged", path=str(self.store_path), reason=str(damage))
+            yield
+
+    def snapshot_path(self, number: int) -> Path:
+        """Directory of a snapshot.
+
+        Raises:
+            VersionError: there is no such snapshot.
+        """
+        if number not in self.snapshots():
+            kept = ", ".join(map(str, self.snapshots())) or "none"
+            raise VersionError(
+                f'version "{self.name}" has no snapshot after event {number}. Snapshots: {kept}.'
+            )
         return self.path / "snapshots" / f"{number:012d}"
 
 
@@ -132,7 +201,9 @@ class Registry:
         """Names of all versions."""
         if not self._versions.is_dir():
             return []
-        return sorted(p.name for p in self._versions.iterdir() if (p / "spec.toml").exists())
+        # Half-made and half-removed directories have names that no version can have.
+        found = (p for p in self._versions.iterdir() if (p / "spec.toml").exists())
+        return sorted(p.name for p in found if _NAME.fullmatch(p.name))
 
     def get(self, name: str) -> Version:
         """A version.
@@ -154,11 +225,14 @@ class Registry:
         """
         if not _NAME.fullmatch(name):
             raise VersionError(
-                f"{name!r} cannot name a version; use letters, digits, '.', '_', '-', at most 64, a letter or digit first."
+                f"{name!r} cannot name a version; use letters, digits, '.', '_', '-', at most 64, "
+                "a letter or digit first."
             )
         path = self._versions / name
         if path.exists():
-            raise VersionError(f'There is a version "{name}" already. Choose another name, or delete it first.')
+            raise VersionError(
+                f'There is a version "{name}" already. Choose another name, or delete it first.'
+            )
         half = self._versions / f".{name}.{os.getpid()}"
         shutil.rmtree(half, ignore_errors=True)
         half.mkdir(parents=True)
@@ -176,13 +250,27 @@ class Registry:
             StoreLockedError: a worker has its store.
         """
         version = self.get(name)
-        if version.learned_anything:
-            version.open().close()
-        # Renamed first: a kill meanwhile leaves no half of a version behind under its name.
-        gone = self._versions / f".{name}.deleted"
-        shutil.rmtree(gone, ignore_errors=True)
-        version.path.rename(gone)
+        for gone in self._versions.glob(".*.gone"):
+            shutil.rmtree(gone, ignore_errors=True)  # what a kill left of a deletion
+        if not version.learned_anything:
+            _remove(version.path)
+            return
+        with version.holding():
+            gone = _aside(version.path)
         shutil.rmtree(gone)
+
+
+def _aside(path: Path) -> Path:
+    """Rename a directory so that nobody takes it for what it was."""
+    gone = path.with_name(f".{path.name}.gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    path.rename(gone)
+    return gone
+
+
+def _remove(path: Path) -> None:
+    """Remove a directory; a kill meanwhile leaves no half of it behind under its name."""
+    shutil.rmtree(_aside(path))
 
 
 def _write_whole(path: Path, text: str) -> None:
