@@ -232,13 +232,13 @@ def no_decay(model: Model, known: int, number: int) -> None:
 
 
 @kernel
-def past_item(model: Model, user: int, k: int) -> int:
+def past_item(history: History, slot_of: NDArray[np.int32], user: int, k: int) -> int:
     """Slot of the item that a user had k + 1 positive events ago; -1 for none, forgotten or gone."""
-    width = model.history.serial.shape[1]
-    pushed = np.int64(model.history.pushed[user])
+    width = history.serial.shape[1]
+    pushed = int(history.pushed[user])
     if k >= min(pushed, width):
         return -1
-    return np.int64(model.slot_of[model.history.serial[user, (pushed - 1 - k) % width]])
+    return int(slot_of[history.serial[user, (pushed - 1 - k) % width]])
 
 
 @kernel

@@ -1,4 +1,4 @@
-"""Item-kNN: items that are had by the same users, by the cosine of their co-occurrence."""
+"""Item-kNN: items that are had by the same users, by the shrunk cosine of their co-occurrence."""
 
 from __future__ import annotations
 
@@ -21,63 +21,83 @@ class Options(NamedTuple):
 
     neighbours: most items kept in an item's list; 8 bytes each.
     last: how many of the user's last items a new one occurs together with, and how many are scored.
-    fading: what an item of the history counts against the one that came after it, in the score.
+    distance: what an item of the history counts against the one that came after it, in co-occurrence.
+    fading: the same in the score.
+    shrink: events added to both counts of a cosine, so that rare items do not look alike by chance.
     half_life: events after which an old event counts half; inf never forgets.
     popularity: share of popularity in the score, which ranks what the lists do not.
     popularity_half_life: the same as half_life, for that share.
     """
 
     neighbours: int = 128
-    last: int = 30
-    fading: float = 0.85
-    half_life: float = np.inf
+    last: int = 20
+    distance: float = 0.85
+    fading: float = 0.75
+    shrink: float = 10.0
+    half_life: float = 1_000_000.0
     popularity: float = 0.01
     popularity_half_life: float = 3000.0
 
 
 @kernel
 def learn_together(
-    model: Model, event: Event, which: int, column: int, last: int, half_life: float
+    model: Model, event: Event, which: int, column: int, last: int, distance: float, half_life: float
 ) -> None:
-    """c_i += weight; n(i, p) and n(p, i) += weight for the user's `last` items p other than i.
+    """c_i += weight; n(i, p_k) and n(p_k, i) += weight · distance^k for the user's `last` items p_k.
 
-    `which` is the list of items that holds n, `column` the one that holds c.
+    `which` is the list of items that holds n, `column` the one that holds c. An item that is had again
+    occurs with itself.
     """
+    lists, slots, touched, item = model.neighbours, model.slot_of, model.items.touched, event.item
+    serial = model.serial_of[item]
     step = event.weight * unit(event.number, half_life)
-    model.items.floats[event.item, column] += step
+    model.items.floats[item, column] += step
+    touched[item] = event.number
     for k in range(last):
-        before = past_item(model, event.user, k)
-        if before >= 0 and before != event.item:
-            add(model, event, which, before, event.item, step)
-            add(model, event, which, event.item, before, step)
+        before = past_item(model.history, model.slot_of, event.user, k)
+        if before >= 0:
+            add(lists, slots, touched, event.number, which, before, serial, step)
+            if before != item:
+                add(lists, slots, touched, event.number, which, item, model.serial_of[before], step)
+        step *= distance
 
 
 @kernel
-def cosine(together: float, count: float, other_count: float) -> float:
-    """n(i, j) / √(c_i c_j), 0 where a count is not above 0.
+def similarity(together: float, count: float, other_count: float, shrink: float) -> float:
+    """n(i, j) / √((c_i + shrink) (c_j + shrink)), all in one unit, which cancels out.
 
-    The unit that stored counts grow in cancels out.
+    Shrunk cosine (Sarwar et al. 2001; shrinkage as in Bell and Koren 2007). Counts below 0 are taken for 0.
     """
-    product = count * other_count
+    product = (max(count, 0.0) + shrink) * (max(other_count, 0.0) + shrink)
     return together / np.sqrt(product) if product > 0.0 else 0.0
 
 
 @kernel
 def add_similar(
-    model: Model, event: Event, which: int, column: int, last: int, fading: float, out: NDArray[np.float32]
+    model: Model,
+    event: Event,
+    which: int,
+    column: int,
+    last: int,
+    fading: float,
+    shrink: float,
+    out: NDArray[np.float32],
 ) -> float:
-    """out_j += Σ_k fading^k · cos(p_k, j) over the user's `last` items; returns the sum of what was added."""
+    """out_j += Σ_k fading^k · similarity(p_k, j) over the user's `last` items; returns the sum of it all.
+
+    `shrink` in the stored unit of the counts: events · unit(event.number, half_life).
+    """
     neighbours, floats = model.neighbours, model.items.floats
     mass = 0.0
     factor = 1.0
     for k in range(last):
-        slot = past_item(model, event.user, k)
+        slot = past_item(model.history, model.slot_of, event.user, k)
         if slot >= 0:
             for e in range(neighbours.length[which, slot]):
                 other = model.slot_of[neighbours.serial[which, slot, e]]
                 if 0 <= other < out.shape[0]:
-                    weight = neighbours.weight[which, slot, e]
-                    share = np.float32(factor * cosine(weight, floats[slot, column], floats[other, column]))
+                    together = factor * neighbours.weight[which, slot, e]
+                    share = similarity(together, floats[slot, column], floats[other, column], shrink)
                     out[other] += share
                     mass += share
         factor *= fading
@@ -86,10 +106,11 @@ def add_similar(
 
 @kernel
 def score(model: Model, event: Event, out: NDArray[np.float32]) -> None:
-    """s_j = share of popularity + Σ_k fading^k · cos(p_k, j), p_0 the user's last item."""
+    """s_j = share of popularity + Σ_k fading^k · similarity(p_k, j), p_0 the user's last item."""
     options = model.options
     popularity_share(model, POPULAR, options.popularity, out)
-    add_similar(model, event, TOGETHER, COUNT, options.last, options.fading, out)
+    shrink = options.shrink * unit(event.number, options.half_life)
+    add_similar(model, event, TOGETHER, COUNT, options.last, options.fading, shrink, out)
 
 
 @kernel
@@ -97,7 +118,7 @@ def learn(model: Model, event: Event) -> float:
     """Count; a negative event takes away what a positive one of its size would add, lists not below 0."""
     options = model.options
     model.items.floats[event.item, POPULAR] += event.weight * unit(event.number, options.popularity_half_life)
-    learn_together(model, event, TOGETHER, COUNT, options.last, options.half_life)
+    learn_together(model, event, TOGETHER, COUNT, options.last, options.distance, options.half_life)
     return 0.0
 
 
@@ -118,12 +139,14 @@ def explain(model: Model, event: Event, out: NDArray[np.float32]) -> None:
     floats = model.items.floats
     count = max(floats[event.item, POPULAR], np.float32(0.0))
     out[1] = options.popularity * count / count_total(model, POPULAR, event.known)
+    shrink = options.shrink * unit(event.number, options.half_life)
     factor = 1.0
     for k in range(min(options.last, out.shape[0] - 3)):
-        slot = past_item(model, event.user, k)
+        slot = past_item(model.history, model.slot_of, event.user, k)
         if slot >= 0:
             together = weight_of(model, TOGETHER, slot, event.item)
-            out[3 + k] = factor * cosine(together, floats[slot, COUNT], floats[event.item, COUNT])
+            mine, other = floats[slot, COUNT], floats[event.item, COUNT]
+            out[3 + k] = similarity(factor * together, mine, other, shrink)
         factor *= options.fading
 
 
@@ -133,6 +156,8 @@ def check(options: Options) -> None:
         raise ValueError("neighbours and last must be at least 1")
     if not 0.0 <= options.fading <= 1.0 or not 0.0 <= options.popularity < np.inf:
         raise ValueError("fading must lie in [0, 1], and popularity must be 0 or more")
+    if not 0.0 <= options.distance <= 1.0 or not 0.0 <= options.shrink < np.inf:
+        raise ValueError("distance must lie in [0, 1], and shrink must be 0 or more")
     if not (options.half_life >= 1.0 and options.popularity_half_life >= 1.0):
         raise ValueError("half_life and popularity_half_life must be at least 1 event (inf never forgets)")
 

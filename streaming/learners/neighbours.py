@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streaming.kernels import kernel
-from streaming.learners.contract import Event, Model, Neighbours, fade_period, half_life_scale
+from streaming.learners.contract import Model, Neighbours, fade_period, half_life_scale
+
+_TRIES = 4  # places of a full list that a new entry tries for an item that is gone
 
 
 @kernel
@@ -32,7 +34,7 @@ def find(neighbours: Neighbours, which: int, slot: int, serial: int) -> int:
     for e in range(np.int32(neighbours.length[which, slot])):
         place = np.int32(e) if neighbours.serial[which, slot, e] == wanted else np.int32(-1)
         found = max(found, place)
-    return np.int64(found)
+    return int(found)
 
 
 @kernel
@@ -45,41 +47,67 @@ def weight_of(model: Model, which: int, slot: int, other: int) -> float:
 
 
 @kernel
-def _place_for(model: Model, which: int, slot: int) -> int:
-    """Place of a new entry: the end, else that of an item that is gone, else that of the smallest weight."""
-    serials, weights = model.neighbours.serial, model.neighbours.weight
-    size = np.int64(model.neighbours.length[which, slot])
-    if size < serials.shape[2]:
-        model.neighbours.length[which, slot] = size + 1
-        return size
-    smallest = 0
+def _smallest(neighbours: Neighbours, which: int, slot: int) -> int:
+    """Place of the smallest weight in a list, the last of equal ones.
+
+    Weights are never below 0, so that their bits order as they do: integers can be compared in SIMD lanes.
+    """
+    bits = neighbours.weight.view(np.int32)
+    size = np.int32(neighbours.length[which, slot])
+    least = np.int32(0x7FFFFFFF)
     for e in range(size):
-        if model.slot_of[serials[which, slot, e]] < 0:
-            return e
-        if weights[which, slot, e] < weights[which, slot, smallest]:
-            smallest = e
-    return smallest
+        least = min(least, bits[which, slot, e])
+    found = np.int32(0)
+    for e in range(size):
+        found = max(found, np.int32(e) if bits[which, slot, e] == least else np.int32(0))
+    return int(found)
 
 
 @kernel
-def add(model: Model, event: Event, which: int, slot: int, other: int, amount: float) -> None:
-    """Add `amount` to the weight of item `other` in list `which` of row `slot`.
+def _place_for(neighbours: Neighbours, slot_of: NDArray[np.int32], which: int, slot: int, number: int) -> int:
+    """Place of a new entry: the end, else that of an item that is gone, else that of the smallest weight.
+
+    For items that are gone, a few places are tried, others at each event.
+    """
+    capacity = neighbours.serial.shape[2]
+    size = int(neighbours.length[which, slot])
+    if size < capacity:
+        neighbours.length[which, slot] = size + 1
+        return size
+    for t in range(min(_TRIES, capacity)):
+        place = (number * _TRIES + t) % capacity
+        if slot_of[neighbours.serial[which, slot, place]] < 0:
+            return int(place)
+    return _smallest(neighbours, which, slot)
+
+
+@kernel
+def add(
+    neighbours: Neighbours,
+    slot_of: NDArray[np.int32],
+    touched: NDArray[np.int64],
+    number: int,
+    which: int,
+    slot: int,
+    serial: int,
+    amount: float,
+) -> None:
+    """Add `amount` to the weight of the item `serial` in list `which` of row `slot`.
 
     An item that is not in a full list replaces the one of the smallest weight. A negative amount takes
-    away from an entry, not below 0, and makes none.
+    away from an entry, not below 0, and makes none. The arguments are the model's arrays: a whole model
+    is dear to hand over so often.
     """
-    neighbours = model.neighbours
-    serial = np.int64(model.serial_of[other])
     place = find(neighbours, which, slot, serial)
     if place < 0:
         if amount <= 0.0:
             return
-        place = _place_for(model, which, slot)
+        place = _place_for(neighbours, slot_of, which, slot, number)
         neighbours.serial[which, slot, place] = serial
         neighbours.weight[which, slot, place] = 0.0
     weight = np.float32(neighbours.weight[which, slot, place] + np.float32(amount))
     neighbours.weight[which, slot, place] = max(weight, np.float32(0.0))
-    model.items.touched[slot] = event.number
+    touched[slot] = number
 
 
 @kernel

@@ -41,7 +41,7 @@ class Options(NamedTuple):
     backward: float = 0.6
     last: int = 3
     fading: float = 0.3
-    half_life: float = np.inf
+    half_life: float = 1_000_000.0
     popularity: float = 0.3
     popularity_half_life: float = 3000.0
 
@@ -52,26 +52,35 @@ def learn_transitions(model: Model, event: Event, which: int, backward: float, h
 
     `which` is the list of items that holds w.
     """
+    lists, slots, touched, item = model.neighbours, model.slot_of, model.items.touched, event.item
+    serial = model.serial_of[item]
     step = event.weight * unit(event.number, half_life)
     for k in range(LAGS):
-        before = past_item(model, event.user, k)
+        before = past_item(model.history, model.slot_of, event.user, k)
         if before < 0:
             continue
-        add(model, event, which, before, event.item, step / (k + 1))
-        if before != event.item:
-            add(model, event, which, event.item, before, backward * step / (k + 1))
+        add(lists, slots, touched, event.number, which, before, serial, step / (k + 1))
+        if before != item:
+            other = model.serial_of[before]
+            add(lists, slots, touched, event.number, which, item, other, backward * step / (k + 1))
 
 
 @kernel
 def add_transitions(
-    model: Model, event: Event, which: int, half_life: float, last: int, fading: float, out: NDArray[np.float32]
+    model: Model,
+    event: Event,
+    which: int,
+    half_life: float,
+    last: int,
+    fading: float,
+    out: NDArray[np.float32],
 ) -> float:
     """out_j += Σ_k fading^k · w(p_k → j) over the user's `last` items; returns the sum of what was added."""
     neighbours = model.neighbours
     mass = 0.0
     factor = np.float32(half_life_scale(event.number, half_life))
     for k in range(last):
-        slot = past_item(model, event.user, k)
+        slot = past_item(model.history, model.slot_of, event.user, k)
         if slot >= 0:
             for e in range(neighbours.length[which, slot]):
                 other = model.slot_of[neighbours.serial[which, slot, e]]
@@ -117,7 +126,8 @@ def explain(model: Model, event: Event, out: NDArray[np.float32]) -> None:
     out[1] = options.popularity * count / total
     factor = half_life_scale(event.number, options.half_life)
     for k in range(min(options.last, out.shape[0] - 3)):
-        out[3 + k] = factor * weight_of(model, NEXT, past_item(model, event.user, k), event.item)
+        slot = past_item(model.history, model.slot_of, event.user, k)
+        out[3 + k] = factor * weight_of(model, NEXT, slot, event.item)
         factor *= options.fading
 
 
@@ -135,7 +145,9 @@ def check(options: Options) -> None:
 
 def layout(options: Options) -> Layout:
     """An item's row is its count and its list."""
-    return Layout(user=(), item=(Field("count"),), history=max(LAGS, options.last), neighbours=(1, options.neighbours))
+    return Layout(
+        user=(), item=(Field("count"),), history=max(LAGS, options.last), neighbours=(1, options.neighbours)
+    )
 
 
 LEARNER = Learner("transitions", Options, layout, score, learn, check=check, explain=explain, decay=decay)
