@@ -17,6 +17,7 @@ from consumers.metrics import VersionMetrics, reason_class
 from state.learned import Learned
 from streaming.errors import BadRecordError
 from streaming.events import EventBatch
+from streaming.learners.contract import Batch, Outcome
 
 logger = structlog.get_logger()
 
@@ -70,13 +71,18 @@ class Took(NamedTuple):
 
 
 def learn_events(
-    learned: Learned, events: EventBatch, partition: int, commit_before: Callable[[int], None] | None = None
+    learned: Learned,
+    events: EventBatch,
+    partition: int,
+    commit_before: Callable[[int], None] | None = None,
+    observe: Callable[[Batch, Outcome], None] | None = None,
 ) -> Took:
     """Resolve, score and learn events in order: steps 3, 4 and 5 of every run over a log.
 
     Args:
         commit_before: makes durable all that comes before an offset, called where only that makes
             room for new users; not needed where all users are held.
+        observe: told what came of the events.
     """
     resolving = learning = 0.0
     rest = events
@@ -88,9 +94,11 @@ def learn_events(
             learned.make_room(len(part))
         batch = learned.resolve(part, partition)
         resolved = time.perf_counter()
-        learned.learn(batch)
+        outcome = learned.learn(batch)
         resolving += resolved - begun
         learning += time.perf_counter() - resolved
+        if observe is not None:
+            observe(batch, outcome)
         rest = rest.part(len(part), len(rest))
     return Took(resolving, learning)
 
