@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import structlog
 
+from consumers.control import Control
 from consumers.dead_letters import DeadLetters
 from consumers.eventlog.contract import EventLog, Slice
 from consumers.metrics import VersionMetrics, reason_class
@@ -113,6 +114,7 @@ class EmbeddingWorker:
         rules: how records are read, as text, noted beside the events it held for.
         batch_events: most events of one poll; it changes the speed, never the result.
         observe: called after each batch and commit with the totals so far.
+        control: where other processes ask for a snapshot and the like.
     """
 
     def __init__(
@@ -126,11 +128,13 @@ class EmbeddingWorker:
         pace: Pace | None = None,
         batch_events: int = 4096,
         observe: Callable[[Totals], None] | None = None,
+        control: Control | None = None,
     ) -> None:
         self.learned, self.log, self.totals = learned, log, Totals()
         self._dead_letters, self._metrics, self._rules = dead_letters, metrics, rules
         self._pace, self._batch_events = pace or Pace(), batch_events
         self._observe = observe or (lambda totals: None)
+        self._control = control
         self._arrived: list[float] = []  # of slices that are learned but not durable
         self._due = 0.0
 
@@ -144,6 +148,7 @@ class EmbeddingWorker:
         5. learn    change the rows, event by event, in offset order
         6. stage    note the offsets that go with the rows
         7. commit   rows, parameters, offsets, journal in one synced batch
+        8. answer   do what other processes asked for, between two commits
 
         Rows and offsets become durable together, so a kill anywhere loses nothing and learns
         nothing twice: the next run reads the log again from the offsets in the store.
@@ -156,11 +161,13 @@ class EmbeddingWorker:
             if found is not None:
                 self.take(found, time.perf_counter() - before)  # 2 to 6
             self.commit_if_due()  # 7
+            self.answer()  # 8
             self.totals.seconds = time.monotonic() - started
             self._observe(self.totals)
             if found is None and self.log.ended:
                 break
         self.commit()
+        self.answer()
         self.totals.seconds = time.monotonic() - started
         self._observe(self.totals)
         return self.totals
@@ -247,6 +254,12 @@ class EmbeddingWorker:
             due = time.monotonic() >= self._due
         if due:
             self.commit()
+
+    def answer(self) -> None:
+        """Step 8, where something was asked: all that was learned is committed first."""
+        if self._control is not None and self._control.waiting():
+            self.commit()
+            self._control.answer()
 
     def commit(self) -> None:
         """Make what was learned durable, and say so.

@@ -26,6 +26,7 @@ import structlog
 from state.ledger import Ledger
 from state.rocksdb import RocksStore
 from state.spec import Spec, read_spec, write_spec
+from state.store import Store
 from streaming.errors import StoreError, StoreLockedError, StoreReadOnlyError, VersionError, nearest
 
 logger = structlog.get_logger()
@@ -93,7 +94,7 @@ class Version:
         kept = self.path / "snapshots"
         return sorted(int(p.name) for p in kept.iterdir() if p.name.isdigit()) if kept.is_dir() else []
 
-    def snapshot(self, store: RocksStore, keep: int) -> int:
+    def snapshot(self, store: Store, keep: int) -> int:
         """Keep what is durable in `store`, the store in use; the oldest snapshots beyond `keep` go.
 
         Returns:

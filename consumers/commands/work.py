@@ -15,13 +15,14 @@ from cyclopts import Parameter
 
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit, progress
+from consumers.control import Control, Holder
 from consumers.dead_letters import DeadLetters
 from consumers.embeddings import EmbeddingWorker, Pace, Totals
 from consumers.eventlog.files import FilesLog
 from consumers.metrics import REGISTRY, WorkerMetrics, serve_metrics
 from consumers.settings import Settings
-from state.ledger import as_json
 from state.learned import Learned
+from state.ledger import as_json
 from state.versions import Registry, Version
 from streaming.errors import UsageError
 from streaming.rules import EventRules
@@ -71,7 +72,8 @@ def work(
         log = FilesLog(paths, rules, follow=follow, format=format, time_units=units)
         totals = _run(chosen, learned, log, rules, settings)
         if not log.repeatable:
-            logger.warning("input_not_repeatable", source="-", effect="this version cannot be rebuilt from its log")
+            effect = "this version cannot be rebuilt from its log"
+            logger.warning("input_not_repeatable", source="-", effect=effect)
         emit(_report(chosen, learned, totals), json, lambda: _words(chosen, learned, totals))
     return 0
 
@@ -101,8 +103,9 @@ def _run(version: Version, learned: Learned, log: FilesLog, rules: EventRules, s
         logger.info("metrics_served", address=f"http://127.0.0.1:{port}/metrics")
     stop = stop_on_signals()
     dead_letters = DeadLetters(version.dead_letters_path)
-    done, size = log.progress()
-    with progress("Learning (bytes)", size) as show:
+    _, size = log.progress()
+    control = Control(Holder(version, learned.store, lambda: learned))
+    with control, progress("Learning (bytes)", size) as show:
         embedding_worker = EmbeddingWorker(
             learned,
             log,
@@ -112,6 +115,7 @@ def _run(version: Version, learned: Learned, log: FilesLog, rules: EventRules, s
             pace=Pace(worker.commit_interval_min, worker.commit_interval_max, worker.commit_share),
             batch_events=worker.batch_events,
             observe=lambda totals: show(log.progress()[0]),
+            control=control,
         )
         try:
             totals = embedding_worker.run(stop)
