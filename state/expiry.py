@@ -39,6 +39,11 @@ class Expiry:
         """Whether anything expires at all."""
         return any(self._ttl.values())
 
+    @property
+    def edge(self) -> int:
+        """An event that is older counts as if it had come then."""
+        return max(self.oldest.values())
+
     def check(self, users: UserTable, items: ItemTable, watermark: int, number: int) -> int:
         """Take out what is too old as of `watermark`; returns how many rows of memory that were."""
         gone = 0

@@ -102,10 +102,14 @@ class Learned:
         return int(self._model.tally[0]), int(self._model.tally[1])
 
     def part(self, events: EventBatch) -> int:
-        """How many of the events can be learned at one go: expiry happens at fixed event numbers."""
+        """How many of the events can be learned at one go.
+
+        Each may be of another user, and all of these are held at once; expiry happens at fixed event numbers.
+        """
+        most = min(len(events), self.users.limit or len(events))
         if not self._expiry.any and max(self.spec.admit_users, self.spec.admit_items) <= 1.0:
-            return len(events)
-        return min(len(events), CHECK_EVENTS - self.ledger.number % CHECK_EVENTS)
+            return most
+        return min(most, CHECK_EVENTS - self.ledger.number % CHECK_EVENTS)
 
     def make_room(self, events: int) -> bool:
         """Room for that many new users in memory; False where a commit has to come first."""
@@ -125,7 +129,8 @@ class Learned:
             user=users,
             item=items,
             known=known,
-            time=events.ts // _MICROSECONDS,
+            # A row cannot be older than what is gone: it would live on in memory, and not in the store.
+            time=np.maximum(events.ts // _MICROSECONDS, self._expiry.edge),
             value=events.values,
             weight=events.weights,
             key=keys,
@@ -214,8 +219,8 @@ class Learned:
         size = len(serial)
         if not size or pushed == self._ring_committed:
             return
-        first = max(self._ring_committed, pushed - size)
-        for block in sorted({place % size // _RING_BLOCK for place in {*range(first, pushed, _RING_BLOCK), pushed - 1}}):
+        moved = np.arange(max(self._ring_committed, pushed - size), pushed) % size
+        for block in np.unique(moved // _RING_BLOCK).tolist():
             part = serial[block * _RING_BLOCK : (block + 1) * _RING_BLOCK]
             yield b"r%06d" % block, sealed(part.tobytes())
 

@@ -65,6 +65,7 @@ class UserTable:
         capacity: most users held at once; None for as many as there are.
 
     Attributes:
+        limit: most users held at once; None for no limit.
         oldest: a row whose newest event is older (seconds) counts as gone.
         stored_seen: (capacity,) time of the newest event of the row in the store, NOT_STORED for none.
     """
@@ -73,7 +74,7 @@ class UserTable:
 
     def __init__(self, layout: Layout, seed: int, store: Store, capacity: int | None) -> None:
         self._layout, self._seed, self._store = layout, np.uint64(seed), store
-        self._limit = capacity
+        self.limit = capacity
         self._codec = RowCodec(USER, layout)
         self._fill, self._sigma = initial_values(layout.user)
         self.hits = self.misses = 0
@@ -116,9 +117,9 @@ class UserTable:
         """Room for `wanted` more users; False where only rows changed after event `committed` could leave."""
         if self._free_count >= wanted:
             return True
-        if self._limit is None or self.capacity < self._limit:
+        if self.limit is None or self.capacity < self.limit:
             size = max(2 * self.capacity, self.capacity + wanted)
-            self._grow(size if self._limit is None else min(size, self._limit))
+            self._grow(size if self.limit is None else min(size, self.limit))
         if self._free_count < wanted:
             self._evict(max(wanted - self._free_count, self.capacity // 8), committed)
         return self._free_count >= wanted
