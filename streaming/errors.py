@@ -13,7 +13,8 @@ FreshetError                       exit code 1
 │   ├── StoreReadOnlyError         the disk or directory cannot be written
 │   ├── StoreFormatError           written by another format of Freshet
 │   └── CorruptRowError            a row whose checksum does not fit its bytes
-└── VersionError                   no such version, or not in a state that allows it
+├── VersionError                   no such version, or not in a state that allows it
+└── UnknownIdError                 a version has never seen the user or item that is asked for
 
 A message says what failed and for which record or setting; what was expected
 and what came; and what to do.
@@ -88,6 +89,10 @@ class CorruptRowError(StoreError):
 
 class VersionError(FreshetError):
     """There is no such version, or its state does not allow this."""
+
+
+class UnknownIdError(FreshetError):
+    """A version has no row of the user or item that is asked for."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
