@@ -1,0 +1,197 @@
+"""`freshet query`: ids enter; embeddings, recommendations, similar ids and scores leave."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import App, Parameter
+from rich.console import Group, RenderableType
+
+from consumers.commands.context import current_settings
+from consumers.commands.output import emit, pairs, table
+from state.answers import (
+    Embedding,
+    Kind,
+    Measure,
+    Recommendations,
+    Scores,
+    Similar,
+    answers_of,
+    check_count,
+    in_words,
+)
+from state.versions import Registry, Version
+from streaming.errors import UsageError, VersionError
+
+# Without flags of its own: --version names a version here.
+app = App(
+    name="query",
+    help="Ask a version for embeddings, recommendations, similar ids and scores.",
+    version_flags=(),
+)
+
+_Flag = Annotated[bool, Parameter(negative=())]
+_Count = Annotated[int, Parameter(name="-k")]
+
+
+@app.command
+def embedding(kind: Kind, id_: str, /, *, version: str | None = None, json: _Flag = False) -> None:
+    """Show the vector of a user or an item.
+
+    Parameters
+    ----------
+    kind
+        What the id names: user or item.
+    id_
+        The id; put "--" before one that begins with "-".
+    version
+        The version that is asked; not needed where there is only one.
+    json
+        Print {kind, id, version, dimension, vector, events, last_seen}.
+    """
+    with answers_of(_version(version)) as answers:
+        found = answers.embedding(kind, id_)
+    emit(found, json, lambda: _embedding_form(found))
+
+
+@app.command
+def recommend(
+    user: str,
+    /,
+    *,
+    k: _Count = 10,
+    include_recent: _Flag = False,
+    version: str | None = None,
+    json: _Flag = False,
+) -> None:
+    """Show the items that score highest for a user, and why; a user never seen gets what is popular.
+
+    Parameters
+    ----------
+    user
+        The user; put "--" before an id that begins with "-".
+    k
+        How many items, 1 to 10000.
+    include_recent
+        Recommend items of the user's recent history, too.
+    version
+        The version that is asked; not needed where there is only one.
+    json
+        Print {user, version, represented_by, as_of, items: [{item, score, because}]}.
+    """
+    check_count(k)
+    with answers_of(_version(version)) as answers:
+        found = answers.recommend(user, k, include_recent=include_recent)
+    emit(found, json, lambda: _recommendations_form(found))
+
+
+@app.command
+def similar(
+    kind: Kind,
+    id_: str,
+    /,
+    *,
+    k: _Count = 10,
+    by: Measure | None = None,
+    version: str | None = None,
+    json: _Flag = False,
+) -> None:
+    """Show the nearest items to an item, or the nearest users to a user.
+
+    Users are compared by the vectors that rank items for them, which takes a reading of all users.
+
+    Parameters
+    ----------
+    kind
+        What the id names: user or item.
+    id_
+        The id; put "--" before one that begins with "-".
+    k
+        How many, 1 to 10000.
+    by
+        How vectors are compared: by cosine unless said otherwise. Learners with lists of neighbours
+        instead of vectors have none of these.
+    version
+        The version that is asked; not needed where there is only one.
+    json
+        Print {kind, id, version, by, as_of, similar: [{id, score}]}.
+    """
+    check_count(k)
+    with answers_of(_version(version)) as answers:
+        found = answers.similar(kind, id_, k, by)
+    emit(found, json, lambda: _similar_form(found))
+
+
+@app.command
+def score(user: str, /, *items: str, version: str | None = None, json: _Flag = False) -> None:
+    """Show the scores of items for a user.
+
+    Parameters
+    ----------
+    user
+        The user; put "--" before ids that begin with "-".
+    items
+        The items, in any order.
+    version
+        The version that is asked; not needed where there is only one.
+    json
+        Print {user, version, represented_by, as_of, scores: [{item, score}]}.
+    """
+    if not items:
+        raise UsageError("`freshet query score` needs a user and at least one item, got no item.")
+    with answers_of(_version(version)) as answers:
+        found = answers.score(user, items)
+    emit(found, json, lambda: _scores_form(found))
+
+
+def _version(name: str | None) -> Version:
+    """The version named, else the only one.
+
+    Raises:
+        VersionError: there is none.
+        UsageError: there are several.
+    """
+    registry = Registry(current_settings().home)
+    if name is not None:
+        return registry.get(name)
+    names = registry.names()
+    if not names:
+        raise VersionError("There is no version yet. Make one with `freshet versions create NAME`.")
+    if len(names) > 1:
+        raise UsageError(f"There are several versions: {', '.join(names)}. Name one with --version.")
+    return registry.get(names[0])
+
+
+def _embedding_form(found: Embedding) -> RenderableType:
+    return pairs(
+        {
+            found.kind: found.id,
+            "version": found.version,
+            "events": found.events,
+            "last seen": f"{found.last_seen:%Y-%m-%d %H:%M:%S} UTC",
+            "dimension": found.dimension,
+            "vector": found.vector,
+        }
+    )
+
+
+def _recommendations_form(found: Recommendations) -> RenderableType:
+    rows = [[n, one.item, one.score, in_words(one.because)] for n, one in enumerate(found.items, 1)]
+    return Group(_title(found), table(("#", "item", "score", "why"), rows))
+
+
+def _similar_form(found: Similar) -> RenderableType:
+    score = {"euclidean": "distance", "neighbours": "weight"}.get(found.by, found.by)
+    rows = [[n, near.id, near.score] for n, near in enumerate(found.similar, 1)]
+    return table(("#", found.kind, score), rows)
+
+
+def _scores_form(found: Scores) -> RenderableType:
+    rows = [[one.item, "never seen" if one.score is None else one.score] for one in found.scores]
+    return Group(_title(found), table(("item", "score"), rows))
+
+
+def _title(found: Recommendations | Scores) -> str:
+    """Who is represented by what, from which version, how fresh."""
+    until = f", events up to {found.as_of:%Y-%m-%d %H:%M:%S} UTC" if found.as_of else ""
+    return f"{found.user} · {found.version} · by {found.represented_by}{until}"

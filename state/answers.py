@@ -1,0 +1,407 @@
+"""Answers of a version: an id enters; its embedding, recommendations, similar ids or scores leave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Literal
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, UnsetType
+from numpy.typing import NDArray
+
+from state.guests import OWN_PARTS, Guests, checked
+from state.learned import Learned
+from state.versions import Version
+from streaming import learners
+from streaming.errors import UnknownIdError, UsageError, VersionError
+
+Kind = Literal["user", "item"]
+Measure = Literal["dot", "cosine", "euclidean"]
+RepresentedBy = Literal["row", "history", "popularity"]
+
+MOST = 10_000  # answers to one question
+_BLOCK = 8192  # rows that are compared at one go
+_SAMPLE = 256  # items whose mean is the average item of the reasons
+_OWN_KINDS: tuple[Literal["taste", "popularity", "repetition"], ...] = ("taste", "popularity", "repetition")
+_WORDS = {"taste": "your taste", "popularity": "popular now", "repetition": "had before"}
+_HISTORY_REASONS = 2  # items of the history that are named
+_WORTH_NAMING = 0.1  # share of what speaks for an item below which a part is not named
+
+
+class Reason(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that speaks for an item.
+
+    Attributes:
+        item: the item of the user's history that does, where kind is "history".
+        part: what it adds to the score, beyond what it adds to that of an average item.
+    """
+
+    kind: Literal["taste", "popularity", "repetition", "history"]
+    item: str | UnsetType = UNSET
+    part: float
+
+
+class Recommended(msgspec.Struct, frozen=True):
+    """An item with its score and what speaks for it, the strongest first."""
+
+    item: str
+    score: float
+    because: list[Reason]
+
+
+class Recommendations(msgspec.Struct, frozen=True):
+    """Items for a user, best first; `as_of` is the event time of the newest event that is in them."""
+
+    user: str
+    version: str
+    represented_by: RepresentedBy
+    as_of: datetime | None
+    items: list[Recommended]
+
+
+class Embedding(msgspec.Struct, frozen=True):
+    """A vector; a user's includes what was pooled from the history, where the learner pools."""
+
+    kind: Kind
+    id: str
+    version: str
+    dimension: int
+    vector: list[float]
+    events: int
+    last_seen: datetime
+
+
+class Near(msgspec.Struct, frozen=True):
+    """An id with its dot product, cosine or Euclidean distance, or its weight among an item's neighbours."""
+
+    id: str
+    score: float
+
+
+class Similar(msgspec.Struct, frozen=True):
+    """Ids of the same kind, nearest first."""
+
+    kind: Kind
+    id: str
+    version: str
+    by: Literal["dot", "cosine", "euclidean", "neighbours"]
+    as_of: datetime | None
+    similar: list[Near]
+
+
+class Scored(msgspec.Struct, frozen=True):
+    """An item with its score; None where the version has never seen it."""
+
+    item: str
+    score: float | None
+
+
+class Scores(msgspec.Struct, frozen=True):
+    """Scores of items for a user, in the order asked for."""
+
+    user: str
+    version: str
+    represented_by: RepresentedBy
+    as_of: datetime | None
+    scores: list[Scored]
+
+
+class Answers:
+    """What a version answers.
+
+    Args:
+        version: its name, which every answer carries.
+        learned: the version in memory; while it learns, ask from the thread that learns.
+    """
+
+    def __init__(self, version: str, learned: Learned) -> None:
+        self.version, self.learned = version, learned
+        self._guest = Guests(learned, 1)
+
+    @property
+    def as_of(self) -> datetime | None:
+        """Event time of the newest event that the answers know; None before the first."""
+        ledger = self.learned.ledger
+        return _moment(ledger.watermark) if ledger.number else None
+
+    def recommend(self, user: str, k: int = 10, *, include_recent: bool = False) -> Recommendations:
+        """The k items that score highest, without those of the user's history unless `include_recent`.
+
+        Raises:
+            UsageError: k is not between 1 and MOST, or the id cannot be one.
+        """
+        check_count(k)
+        represented = self._represent(user)
+        items = self.learned.items
+        scores = self._scores()
+        if not include_recent:
+            scores[self._guest.history_slots()] = -np.inf
+        best = top(scores, k, items.rows.events[: items.count])
+        reasons = self._reasons(best)
+        found = [
+            Recommended(self._item(slot), float(scores[slot]), why)
+            for slot, why in zip(best.tolist(), reasons, strict=True)
+        ]
+        return Recommendations(user, self.version, represented, self.as_of, found)
+
+    def score(self, user: str, items: Sequence[str]) -> Scores:
+        """Scores of items for a user.
+
+        Raises:
+            UsageError: an id cannot be one.
+        """
+        represented = self._represent(user)
+        scores = self._scores()
+        slots = [self.learned.items.ids.slot_of(checked(item)) for item in items]
+        found = [Scored(i, float(scores[s]) if s >= 0 else None) for i, s in zip(items, slots, strict=True)]
+        return Scores(user, self.version, represented, self.as_of, found)
+
+    def embedding(self, kind: Kind, name: str) -> Embedding:
+        """The vector of a user or an item.
+
+        Raises:
+            UnknownIdError: the version has no row of it.
+            VersionError: its learner has no vectors.
+            UsageError: the id cannot be one.
+        """
+        self._must_have_vectors(kind)
+        if kind == "item":
+            slot, rows = self._item_slot(name), self.learned.items.rows
+            vector = rows.floats[slot, self.learned.layout.column("item", "vector")]
+        else:
+            self._known_user(name)
+            slot, rows = 0, self._guest.rows
+            vector = self._guest.vectors(1)[0]
+        last_seen = _moment(int(rows.seen[slot]))
+        return Embedding(
+            kind, name, self.version, len(vector), vector.tolist(), int(rows.events[slot]), last_seen
+        )
+
+    def similar(self, kind: Kind, name: str, k: int = 10, by: Measure | None = None) -> Similar:
+        """The k nearest users or items; by cosine, unless said otherwise.
+
+        Items of learners that keep lists of neighbours instead of vectors are found in these lists.
+        Users are compared by the vectors that rank items for them, and all of the store are read.
+
+        Raises:
+            UnknownIdError: the version has no row of it.
+            VersionError: its learner has neither vectors nor lists.
+            UsageError: k is not between 1 and MOST, the id cannot be one, or lists have no such measure.
+        """
+        check_count(k)
+        listed = self.learned.layout.neighbours[0] > 0 and self.learned.learner.explain is not None
+        if kind == "item" and listed and not self._has_vectors("item"):
+            if by is not None:
+                raise UsageError(
+                    f'The learner "{self.learned.learner.name}" of version "{self.version}" keeps lists of '
+                    f"neighbours, no vectors, so there is no {by} of two items. Leave the measure out."
+                )
+            return Similar(kind, name, self.version, "neighbours", self.as_of, self._neighbours(name, k))
+        by = by or "cosine"
+        nearest = self._nearest_items if kind == "item" else self._nearest_users
+        near = [Near(i, -s if by == "euclidean" else s) for i, s in nearest(name, k, by)]
+        return Similar(kind, name, self.version, by, self.as_of, near)
+
+    def _represent(self, user: str) -> RepresentedBy:
+        """Bring the user's row in front of the kernels; say what of it they will see."""
+        known = self._guest.load(user)
+        layout = self.learned.layout
+        if known and layout.user:
+            return "row"
+        by_history = layout.neighbours[0] > 0 and len(self._guest.history_slots()) > 0
+        return "history" if known and by_history else "popularity"
+
+    def _scores(self) -> NDArray[np.float32]:
+        """Scores of all items for the guest."""
+        out = np.zeros(self.learned.items.count, np.float32)
+        if len(out):
+            self.learned.learner.score(self._guest.model, self._guest.event, out)
+        return out
+
+    def _reasons(self, slots: NDArray[np.int64]) -> list[list[Reason]]:
+        """What speaks for each item, the guest being the user."""
+        if self.learned.learner.explain is None or not len(slots):
+            return [[] for _ in slots]
+        count = self.learned.items.count
+        sample = np.linspace(0, count - 1, min(count, _SAMPLE)).astype(np.int32)
+        average = self._guest.parts(sample).mean(axis=0, dtype=np.float64)
+        parts = self._guest.parts(slots.astype(np.int32)) - average  # (k, 3 + history)
+        past = [self._item(s) if s >= 0 else None for s in self._guest.past_slots()]
+        return [_strongest(row, past) for row in parts.tolist()]
+
+    def _nearest_items(self, name: str, k: int, by: Measure) -> list[tuple[str, float]]:
+        self._must_have_vectors("item")
+        slot, items = self._item_slot(name), self.learned.items
+        vectors = items.rows.floats[: items.count, self.learned.layout.column("item", "vector")]
+        near = np.concatenate(
+            [compare(vectors[i : i + _BLOCK], vectors[slot], by) for i in range(0, items.count, _BLOCK)]
+        )
+        near[slot] = -np.inf
+        best = top(near, k, items.rows.events[: items.count])
+        return [(self._item(s), float(near[s])) for s in best.tolist()]
+
+    def _nearest_users(self, name: str, k: int, by: Measure) -> list[tuple[str, float]]:
+        self._must_have_vectors("user")
+        self._known_user(name)
+        mine, own_key = self._guest.vectors(1)[0].copy(), b"u" + name.encode()
+        guests = Guests(self.learned, _BLOCK)
+        keys: list[bytes] = []
+        scores = np.zeros(0, np.float32)
+        for part in guests.scan():
+            near = compare(guests.vectors(len(part)), mine, by)
+            near[~guests.alive(len(part))] = -np.inf
+            if own_key in part:
+                near[part.index(own_key)] = -np.inf
+            keys, scores = keys + part, np.concatenate([scores, near])
+            best = top(scores, k, np.zeros(len(scores), np.uint32))
+            keys, scores = [keys[i] for i in best.tolist()], scores[best]
+        return [(key[1:].decode(), score) for key, score in zip(keys, scores.tolist(), strict=True)]
+
+    def _neighbours(self, name: str, k: int) -> list[Near]:
+        """Items in the item's lists, by what it would add to their scores were it a user's whole history."""
+        slot, items = self._item_slot(name), self.learned.items
+        lists = items.neighbours
+        serials = np.concatenate([lists.serial[i, slot, :n] for i, n in enumerate(lists.length[:, slot])])
+        slots = np.unique(items.slot_of_serial[serials])
+        slots = slots[(slots >= 0) & (slots != slot)]
+        self._guest.had_only(int(items.serial[slot]))
+        weights = self._guest.parts(slots)[:, OWN_PARTS]
+        best = top(weights, k, items.rows.events[slots])
+        return [Near(self._item(slots[i]), float(weights[i])) for i in best.tolist()]
+
+    def _has_vectors(self, kind: Kind) -> bool:
+        if kind == "user" and self.learned.learner.query is not None:
+            return True
+        layout = self.learned.layout
+        return any(f.name == "vector" for f in (layout.user if kind == "user" else layout.item))
+
+    def _must_have_vectors(self, kind: Kind) -> None:
+        if not self._has_vectors(kind):
+            raise VersionError(
+                f'The learner "{self.learned.learner.name}" of version "{self.version}" has no vectors of '
+                f"{kind}s. Learners that have: {', '.join(learners_with_vectors())}."
+            )
+
+    def _item(self, slot: int) -> str:
+        return self.learned.items.ids.id_of(slot).decode()
+
+    def _item_slot(self, name: str) -> int:
+        slot = self.learned.items.ids.slot_of(checked(name))
+        if slot < 0:
+            raise self._never_seen("item", name)
+        return slot
+
+    def _known_user(self, name: str) -> None:
+        if not self._guest.load(name):
+            raise self._never_seen("user", name)
+
+    def _never_seen(self, kind: Kind, name: str) -> UnknownIdError:
+        until = f"up to {self.as_of:%Y-%m-%d %H:%M:%S} UTC" if self.as_of else "as it has no events yet"
+        return UnknownIdError(
+            f'The {kind} "{name}" was never seen by version "{self.version}" {until}, or its row expired. '
+            "Check the id, or learn events that name it."
+        )
+
+
+@contextmanager
+def answers_of(version: Version) -> Iterator[Answers]:
+    """Answers of a version as of its last commit, also while a worker learns it.
+
+    Raises:
+        StoreError: nothing was learned yet, or the store cannot be read.
+    """
+    with version.reading() as store:
+        yield Answers(version.name, Learned(version.spec, store, user_cache=1))
+
+
+def recommend(learned: Learned, user: str, k: int) -> list[tuple[str, float, list[Reason]]]:
+    """(item, score, reasons), best first, of a version that is in memory and may be learning.
+
+    Call it from the thread that learns.
+    """
+    found = Answers(learned.spec.learner, learned).recommend(user, k)
+    return [(one.item, one.score, one.because) for one in found.items]
+
+
+def in_words(reasons: Sequence[Reason]) -> str:
+    """Reasons as short words.
+
+    >>> in_words([Reason(kind="history", item="a", part=2.0), Reason(kind="popularity", part=1.0)])
+    'because of a; popular now'
+    """
+    items = [reason.item for reason in reasons if reason.item is not UNSET]
+    words = [f"because of {', '.join(map(str, items))}"] if items else []
+    return "; ".join(words + [_WORDS[reason.kind] for reason in reasons if reason.kind in _WORDS])
+
+
+def learners_with_vectors() -> list[str]:
+    """Names of the learners whose items have vectors."""
+    loaded = [learners.load(name) for name in learners.names()]
+    return [one.name for one in loaded if any(f.name == "vector" for f in one.layout(one.options()).item)]
+
+
+def check_count(k: int) -> None:
+    """Refuse a number of answers that cannot be.
+
+    Raises:
+        UsageError: k is not between 1 and MOST.
+    """
+    if not 1 <= k <= MOST:
+        raise UsageError(f"The number of answers (-k) must be between 1 and {MOST}, got {k}.")
+
+
+def top(scores: NDArray[np.float32], k: int, events: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """Places of the k highest scores, best first; of equal ones, that with more events, then the earlier.
+
+    -inf and NaN are never among them.
+
+    >>> top(np.array([1, 3, -np.inf, 3], np.float32), 2, np.array([9, 1, 9, 2], np.uint32)).tolist()
+    [3, 1]
+    """
+    places = np.flatnonzero(scores > -np.inf)
+    if len(places) > k:
+        edge = len(places) - k
+        places = places[scores[places] >= np.partition(scores[places], edge)[edge]]
+    order = np.lexsort((places, -events[places].astype(np.int64), -scores[places]))
+    return places[order[:k]]
+
+
+def compare(vectors: NDArray[np.float32], vector: NDArray[np.float32], by: Measure) -> NDArray[np.float32]:
+    """Nearness of each of n vectors, higher is nearer: (n, d), (d,) → (n,).
+
+    dot v·w; cosine v·w / |v||w|, 0 where a length is 0; euclidean -|v − w|.
+
+    >>> compare(np.array([[3, 4], [0, 0]], np.float32), np.array([0, 1], np.float32), "cosine").tolist()
+    [0.800000011920929, 0.0]
+    """
+    if by == "euclidean":
+        difference = vectors - vector
+        near: NDArray[np.float32] = -np.sqrt(np.einsum("ij,ij->i", difference, difference))
+        return near
+    dots: NDArray[np.float32] = vectors @ vector
+    if by == "dot":
+        return dots
+    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors)) * np.sqrt(vector @ vector)
+    cosine: NDArray[np.float32] = np.divide(dots, lengths, out=np.zeros_like(dots), where=lengths > 0.0)
+    return np.clip(cosine, np.float32(-1.0), np.float32(1.0))
+
+
+def _strongest(parts: Sequence[float], past: Sequence[str | None]) -> list[Reason]:
+    """The parts of a score that are worth naming, the strongest first."""
+    by_item: dict[str, float] = {}
+    for item, part in zip(past, parts[OWN_PARTS:], strict=False):
+        if item is not None:
+            by_item[item] = by_item.get(item, 0.0) + part
+    named = sorted(by_item.items(), key=lambda pair: -pair[1])[:_HISTORY_REASONS]
+    reasons = [Reason(kind=kind, part=part) for kind, part in zip(_OWN_KINDS, parts, strict=False)]
+    reasons += [Reason(kind="history", item=item, part=part) for item, part in named]
+    least = _WORTH_NAMING * sum(reason.part for reason in reasons if reason.part > 0.0)
+    worth = [reason for reason in reasons if reason.part > 0.0 and reason.part >= least]
+    return sorted(worth, key=lambda reason: -reason.part)
+
+
+def _moment(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
