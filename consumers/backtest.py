@@ -326,7 +326,7 @@ def _learning_speed(trial: Trial) -> float | None:
     if events is None or len(events) < _SAMPLE_EVENTS:
         return None
     events = events.part(0, learned.part(events))
-    learned.make_room(len(events))
+    learned.make_room(events)
     begun = time.perf_counter()
     batch = learned.resolve(events, 0)
     learned.learn(batch._replace(drawn=np.zeros(len(events), np.bool_)))

@@ -90,9 +90,9 @@ def learn_events(
     while len(rest):
         part = rest.part(0, learned.part(rest))
         begun = time.perf_counter()
-        if not learned.make_room(len(part)) and commit_before is not None:
+        if not learned.make_room(part) and commit_before is not None:
             commit_before(int(part.offsets[0]))
-            learned.make_room(len(part))
+            learned.make_room(part)
         batch = learned.resolve(part, partition)
         resolved = time.perf_counter()
         outcome = learned.learn(batch)

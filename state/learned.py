@@ -111,9 +111,9 @@ class Learned:
             return most
         return min(most, CHECK_EVENTS - self.ledger.number % CHECK_EVENTS)
 
-    def make_room(self, events: int) -> bool:
-        """Room for that many new users in memory; False where a commit has to come first."""
-        return self.users.make_room(events, self._committed)
+    def make_room(self, events: EventBatch) -> bool:
+        """Room in memory for the events' users; False where a commit has to come first."""
+        return self.users.make_room(events.users, self._committed)
 
     def resolve(self, events: EventBatch, partition: int) -> Batch:
         """Slots, random keys and the evaluation draw of events; new rows begin. `make_room` comes first."""

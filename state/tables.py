@@ -113,15 +113,20 @@ class UserTable:
             self.rows, self.rows.floats.view(np.uint32), self.history, no_lists, self.partition, self.partition
         )
 
-    def make_room(self, wanted: int, committed: int) -> bool:
-        """Room for `wanted` more users; False where only rows changed after event `committed` could leave."""
-        if self._free_count >= wanted:
+    def make_room(self, ids: Ids, committed: int) -> bool:
+        """Room for those of these users that are not here; at most `limit` of them.
+
+        False where only rows that changed after event `committed` could leave.
+        """
+        if self._free_count >= len(ids):
             return True
-        if self.limit is None or self.capacity < self.limit:
+        here = self.ids.slots_of(ids)
+        wanted = int((here < 0).sum())
+        if self._free_count < wanted and (self.limit is None or self.capacity < self.limit):
             size = max(2 * self.capacity, self.capacity + wanted)
             self._grow(size if self.limit is None else min(size, self.limit))
         if self._free_count < wanted:
-            self._evict(max(wanted - self._free_count, self.capacity // 8), committed)
+            self._evict(max(wanted - self._free_count, self.capacity // 64), here[here >= 0], committed)
         return self._free_count >= wanted
 
     def _grow(self, size: int) -> None:
@@ -138,9 +143,11 @@ class UserTable:
         self._free = np.concatenate([free, self._free[: self._free_count], np.zeros(old, np.int32)])
         self._free_count += size - old
 
-    def _evict(self, wanted: int, committed: int) -> None:
+    def _evict(self, wanted: int, needed: NDArray[np.int32], committed: int) -> None:
         touched = self.rows.touched
-        clean = np.flatnonzero((self.ids.arrays.length > 0) & (touched <= committed))
+        may_go = (self.ids.arrays.length > 0) & (touched <= committed)
+        may_go[needed] = False
+        clean = np.flatnonzero(may_go)
         if len(clean) > wanted:
             clean = clean[np.argpartition(touched[clean], wanted)[:wanted]]
         self._release(clean)

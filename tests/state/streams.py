@@ -68,9 +68,9 @@ def teach(learned: Learned, events: EventBatch, *, commit: int, batch_size: int 
     while done < len(events):
         rest = events.part(done, min(len(events), done + min(commit, batch_size or commit)))
         rest = rest.part(0, learned.part(rest))
-        if not learned.make_room(len(rest)):
+        if not learned.make_room(rest):
             learned.commit()
-            assert learned.make_room(len(rest))
+            assert learned.make_room(rest)
         learned.learn(learned.resolve(rest, partition))
         learned.ledger.record(partition, done, done + len(rest))
         done += len(rest)
