@@ -278,6 +278,8 @@ def compile_kernels(candidates: Sequence[Candidate], event: EventBatch) -> None:
     one_of_each = {one.learner: one for one in candidates}
     for trial in new_trials(one_of_each.values(), (1,), Draw(every=1), exclude_seen=False):
         trial.learn(event)
+        items = trial.learned.items
+        items.make_room(2 * items.capacity, 0)  # tables grow by compiled code, too
 
 
 def _result(trials: Sequence[Trial], events: int) -> Result:
