@@ -1,0 +1,83 @@
+"""`freshet demo`: a simulated stream is learned live, and the terminal shows how well it goes."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.live import Live
+
+from consumers.commands.context import current_settings
+from consumers.commands.output import emit, stderr
+from streaming.errors import UsageError
+
+_REDRAW_S = 0.5
+_LINE_S = 5.0  # between two lines where there is no terminal
+
+
+def demo(
+    *,
+    events: int | None = None,
+    rate: float = 5000.0,
+    seed: int = 1,
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """Learn a simulated stream live: the default learner beside popularity and beside the best possible.
+
+    A shop's clickstream is made up as it goes, and two versions learn it, each event predicted before
+    it is learned. The simulator knows its users' true preferences, so it is known how good the best
+    prediction can be. Started again, it goes on where it was.
+
+    Parameters
+    ----------
+    events
+        End after so many more events with a summary; without it, Ctrl-C ends.
+    rate
+        Events a second; 0 for as many as can be learned.
+    seed
+        Of the simulated world.
+    json
+        Print the summary as JSON.
+    """
+    if events is not None and events < 1:
+        raise UsageError(f"--events must be at least 1, got {events}.")
+    if not 0 <= rate < float("inf"):
+        raise UsageError(f"--rate must be 0 (as fast as possible) or a number of events a second, got {rate}.")
+    started = time.monotonic()
+    stderr.print("Starting: loading compiled kernels. Where there are none yet they are made now, once; about a minute.")
+    # Imported after the first words, because compiled code takes a moment to load.
+    from consumers.commands.work import stop_on_signals
+    from consumers.demo import Demo, summary
+    from consumers.metrics import REGISTRY, WorkerMetrics, serve_metrics
+    from consumers.screen import line, screen
+
+    settings = current_settings()
+    shown = Demo(settings, WorkerMetrics(REGISTRY), seed=seed, rate=rate or None, more=events)
+    port, where = settings.worker.metrics_port, "off"
+    if port is not None:
+        where = f"http://127.0.0.1:{serve_metrics(REGISTRY, port)}/metrics"
+    last = 0.0
+    with Live(console=stderr, auto_refresh=False) as live:
+
+        def look(final: bool = False) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if final or now - last >= (_REDRAW_S if stderr.is_terminal else _LINE_S):
+                last = now
+                picture = shown.picture()
+                if stderr.is_terminal:
+                    live.update(screen(picture, now - started, where, str(settings.home)), refresh=True)
+                else:
+                    stderr.print(line(picture))
+
+        try:
+            shown.run(stop_on_signals(), look)
+            look(final=True)
+            picture = shown.picture()
+        finally:
+            shown.close()
+    if json:
+        emit(summary(picture, time.monotonic() - started), True)
+    stderr.print(f"Kept in {settings.home}. Ask it: freshet query recommend {picture.user} --version demo")
+    return 0
