@@ -49,9 +49,31 @@ def _digest(function: Callable[..., Any], seen: set[str]) -> bytes:
 
 def kernel(function: F) -> F:
     """Compile with numba at the first call; releases the GIL; cached on disk by the sources it depends on."""
+    return _compiled(function, no_cfunc_wrapper=True)
+
+
+def inner(function: F) -> F:
+    """As `kernel`, for what only kernels call: with no entry from Python it compiles in half the time."""
+    return _compiled(function, no_cfunc_wrapper=True, no_cpython_wrapper=True)
+
+
+def _compiled(function: F, **wrappers: bool) -> F:
     numba.config.CACHE_DIR = str(cache_home() / _digest(function, set()).hex()[:16])  # type: ignore[attr-defined]
-    compiled: F = numba.njit(cache=True, nogil=True, fastmath=_FASTMATH, error_model="numpy")(function)
+    jit: Any = numba.njit
+    compiled: F = jit(cache=True, nogil=True, fastmath=_FASTMATH, error_model="numpy", **wrappers)(function)
     return compiled
+
+
+@kernel
+def is_finite(x: Any) -> bool:
+    """Whether a number is neither NaN nor infinite.
+
+    `np.isfinite` asks whether x − x is 0, which reordered arithmetic folds to True for an x that is a sum.
+
+    >>> [is_finite(x) for x in (1.0, np.inf, -np.inf, np.nan)]
+    [True, False, False, False]
+    """
+    return bool(abs(x) <= 1.7976931348623157e308)
 
 
 @kernel
