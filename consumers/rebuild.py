@@ -1,0 +1,389 @@
+"""A version made again: its journal and log enter; a store learned anew leaves, and how the old one differs.
+
+The journal says which records were learned in which order, and the ledger by which rules they were
+read. The worker's own code learns them again, so that the new store is equal to the byte, or the old
+one is not what its log says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event as Flag
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry
+
+from consumers.dead_letters import DeadLetters
+from consumers.embeddings import EmbeddingWorker
+from consumers.eventlog.contract import EventLog, Slice
+from consumers.eventlog.files import FilesLog
+from consumers.metrics import WorkerMetrics
+from consumers.settings import WorkerSettings
+from state.audit import text_of
+from state.learned import Learned
+from state.ledger import JournalSlice, Ledger, journal_of
+from state.rocksdb import RocksStore
+from state.store import Store
+from state.versions import Version
+from streaming.errors import InputError, InputVanishedError, StoreError, VersionError
+from streaming.rules import EventRules
+
+MOST_DIFFERENCES = 1000  # kept; the others are counted
+
+
+class Difference(NamedTuple):
+    """A key whose value is not what the log says; "" for the store as a whole."""
+
+    key: str
+    what: str
+
+
+@dataclass(slots=True)
+class Rebuilt:
+    """What came of a rebuild.
+
+    Attributes:
+        records: learned again: events, bad and blank ones.
+        keys: compared.
+        differences: the first MOST_DIFFERENCES of them.
+        found: number of differences in all.
+        replaced: whether the new store is now in the old one's place.
+    """
+
+    events: int = 0
+    records: int = 0
+    keys: int = 0
+    differences: list[Difference] = field(default_factory=list)
+    found: int = 0
+    replaced: bool = False
+    seconds: float = 0.0
+
+
+def rebuild(
+    version: Version,
+    *,
+    from_snapshot: int | None = None,
+    replace: bool = False,
+    format: str | None = None,
+    settings: WorkerSettings | None = None,
+    observe: Callable[[int, int], None] | None = None,
+) -> Rebuilt:
+    """Learn a version again from its log, and compare with its store as of the same offsets.
+
+    Args:
+        from_snapshot: begin with this snapshot, where the log before it is gone.
+        replace: put the new store in the place of one that differs; no worker may run.
+        format: of the files, where their names do not tell.
+        observe: told the records learned again and those there are.
+
+    Raises:
+        VersionError: nothing was learned yet, or something that cannot be read again, as standard input.
+        InputError: the log is not what it was.
+        StoreLockedError: `replace`, and a worker has the store.
+        CorruptRowError: the journal itself is damaged.
+    """
+    begun = time.monotonic()
+    settings = settings or WorkerSettings()
+    with version.open() if replace else version.reading() as store, _workplace(version) as place:
+        made = place / "store"
+        if from_snapshot is not None:
+            with RocksStore(version.snapshot_path(from_snapshot)) as snapshot:
+                snapshot.checkpoint(made)
+        with RocksStore(made) as fresh, closing(DeadLetters(place / "dead-letters.jsonl")) as refused:
+            learned = Learned(version.spec, fresh, user_cache=settings.user_cache)
+            start = learned.ledger.records
+            try:
+                _learn_again(version, store, learned, refused, format, settings, observe)
+            except InputError as error:
+                raise _with_way_out(error, version, from_snapshot) from error
+            result = compare(store, fresh)
+        result.events, result.records = learned.ledger.number, learned.ledger.records - start
+        if replace and result.found:
+            version.adopt(made)
+            result.replaced = True
+    result.seconds = time.monotonic() - begun
+    return result
+
+
+def _learn_again(
+    version: Version,
+    store: Store,
+    learned: Learned,
+    refused: DeadLetters,
+    format: str | None,
+    settings: WorkerSettings,
+    observe: Callable[[int, int], None] | None,
+) -> None:
+    """Learn what the journal of `store` has beyond `learned`, in its order and by its rules."""
+    wanted, journal = Ledger.read(store), list(journal_of(store))
+    start, end = learned.ledger.records, wanted.records
+    names = [source.name for source in wanted.sources]
+    _check_start(version, learned, wanted, journal)
+    _check_sources(version, {names[part.partition] for part in _cut(journal, start, end)})
+    metrics = WorkerMetrics(CollectorRegistry()).of(version.name)
+    for rules, slices in _periods(journal, wanted.rules, learned.ledger.rules, start, end):
+        units = {s.name: s.time_unit for s in learned.ledger.sources if s.time_unit}
+        log = JournalLog(names, slices, rules_of(rules), format=format, time_units=units)
+        worker = EmbeddingWorker(
+            learned,
+            log,
+            dead_letters=refused,
+            metrics=metrics,
+            rules=rules,
+            batch_events=settings.batch_events,
+            observe=lambda _: observe(learned.ledger.records - start, end - start) if observe else None,
+        )
+        try:
+            worker.run(Flag())
+        finally:
+            log.close()
+    learned.commit()
+
+
+class JournalLog(EventLog):
+    """Files as they were learned before: slice after slice, whichever file each is of.
+
+    Args:
+        names: all sources, by number.
+        slices: what is read, in this order.
+        time_units: source → unit of its times, as far as it was decided before the first slice.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        slices: Sequence[JournalSlice],
+        rules: EventRules,
+        *,
+        format: str | None = None,
+        time_units: Mapping[str, str] | None = None,
+    ) -> None:
+        self._names, self._slices, self._rules = names, slices, rules
+        self._format, self._units = format, dict(time_units or {})
+        self._positions: dict[str, int] = {}
+        self._files: dict[str, FilesLog] = {}
+        self._last = {part.partition: k for k, part in enumerate(slices)}
+        self._at = 0
+
+    @property
+    def repeatable(self) -> bool:
+        """It is read for the second time already."""
+        return True
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last slice was read."""
+        return self._at == len(self._slices)
+
+    def sources(self) -> list[str]:
+        """All sources that the journal knows, by number."""
+        return list(self._names)
+
+    def seek(self, positions: Mapping[str, int]) -> None:
+        """Begin here; files are opened when their turn comes."""
+        self._positions = dict(positions)
+
+    def poll(self, max_events: int, timeout_s: float) -> Slice | None:
+        """The next part of the slice whose turn it is.
+
+        Raises:
+            InputVanishedError: a file holds fewer records than were learned from it.
+        """
+        if self.ended:
+            return None
+        part = self._slices[self._at]
+        name = self._names[part.partition]
+        file = self._file(name)
+        found = file.poll(min(max_events, part.next_offset - self._positions[name]), timeout_s)
+        if found is None:
+            raise InputVanishedError(
+                f"{name} has {self._positions[name]} records, fewer than the {part.next_offset} that were "
+                "learned from it. Put the whole file back."
+            )
+        self._positions[name] = found.next_offset
+        if found.next_offset == part.next_offset:
+            if self._last[part.partition] == self._at:
+                file.close()
+            self._at += 1
+        return found
+
+    def lag(self) -> dict[str, int | None]:
+        """Records still to be read of each source."""
+        left: dict[str, int | None] = dict.fromkeys(self._names, 0)
+        for part in self._slices[self._at :]:
+            name = self._names[part.partition]
+            left[name] = part.next_offset - self._positions.get(name, 0)
+        return left
+
+    def committed(self, positions: Mapping[str, int]) -> None:
+        """Files keep no positions."""
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in self._files.values():
+            file.close()
+
+    def _file(self, name: str) -> FilesLog:
+        if name not in self._files:
+            units = {name: self._units[name]} if name in self._units else {}
+            file = FilesLog([name], self._rules, format=self._format, time_units=units)
+            self._files[name] = file
+            file.seek({name: self._positions[name]})
+        return self._files[name]
+
+
+def compare(old: Store, new: Store) -> Rebuilt:
+    """Which keys of a store are not as in the store that was made again."""
+    result = Rebuilt()
+    for key, have, want in _side_by_side(_readable(old, result), new.scan(b"")):
+        result.keys += 1
+        if have is None:
+            _note(result, key, "the log gives it; the store lacks it.")
+        elif want is None:
+            _note(result, key, "the store has it; the log does not give it.")
+        elif have != want:
+            pairs = enumerate(zip(have, want, strict=False))
+            same = next((k for k, (a, b) in pairs if a != b), min(len(have), len(want)))
+            sizes = f"{len(have)} bytes in the store, {len(want)} from the log"
+            what = f"{sizes}; byte {same} is the first to differ."
+            _note(result, key, what)
+    return result
+
+
+def rules_of(text: str) -> EventRules:
+    """The rules that the ledger notes as text."""
+    given = json.loads(text)
+    return EventRules(**{**given, "where": tuple(tuple(pair) for pair in given["where"])})
+
+
+def _note(result: Rebuilt, key: bytes, what: str) -> None:
+    result.found += 1
+    if len(result.differences) < MOST_DIFFERENCES:
+        result.differences.append(Difference(text_of(key), what))
+
+
+def _readable(store: Store, result: Rebuilt) -> Iterator[tuple[bytes, bytes]]:
+    """All that can be read of a store that may be damaged."""
+    for letter in range(255):
+        try:
+            yield from store.scan(bytes([letter]))
+        except StoreError as damage:
+            _note(result, bytes([letter]), f"keys that start like this can be read in part only: {damage}")
+
+
+def _side_by_side(
+    old: Iterator[tuple[bytes, bytes]], new: Iterator[tuple[bytes, bytes]]
+) -> Iterator[tuple[bytes, bytes | None, bytes | None]]:
+    """(key, old value, new value) of two ordered sequences."""
+    a, b = next(old, None), next(new, None)
+    while a is not None or b is not None:
+        if b is None or (a is not None and a[0] < b[0]):
+            assert a is not None
+            yield a[0], a[1], None
+            a = next(old, None)
+        elif a is None or b[0] < a[0]:
+            yield b[0], None, b[1]
+            b = next(new, None)
+        else:
+            yield a[0], a[1], b[1]
+            a, b = next(old, None), next(new, None)
+
+
+def _periods(
+    journal: Sequence[JournalSlice],
+    rules: Sequence[tuple[int, str]],
+    begun: Sequence[tuple[int, str]],
+    start: int,
+    end: int,
+) -> Iterator[tuple[str, list[JournalSlice]]]:
+    """(rules, slices learned by them), in order, of records start … end - 1.
+
+    Args:
+        rules: (from record number, text).
+        begun: those that held before `start`.
+
+    >>> journal = [JournalSlice(0, 0, 5), JournalSlice(1, 0, 5)]
+    >>> [(r, len(s)) for r, s in _periods(journal, [(0, "a"), (7, "b")], [(0, "a")], 4, 10)]
+    [('a', 2), ('b', 1)]
+    """
+    held = [(start, begun[-1][1])] if begun else []
+    held += rules[len(begun) :]
+    ends = [first for first, _ in held[1:]] + [end]
+    for (first, text), last in zip(held, ends, strict=True):
+        yield text, list(_cut(journal, first, last))
+
+
+def _cut(journal: Sequence[JournalSlice], first: int, last: int) -> Iterator[JournalSlice]:
+    """The journal's records first … last - 1."""
+    at = 0
+    for part in journal:
+        after = at + part.next_offset - part.first
+        start, stop = max(first, at), min(last, after)
+        if start < stop:
+            yield JournalSlice(part.partition, part.first + start - at, part.first + stop - at)
+        at = after
+
+
+def _check_start(version: Version, learned: Learned, wanted: Ledger, journal: list[JournalSlice]) -> None:
+    """Raise unless the store to begin with lies on the way to the wanted one."""
+    if not wanted.records:
+        raise VersionError(f'"{version.name}" has learned nothing yet; there is nothing to rebuild.')
+    begin = learned.ledger
+    way = list(_cut(journal, 0, begin.records))
+    if list(journal_of(learned.store)) != way or wanted.rules[: len(begin.rules)] != begin.rules:
+        raise VersionError(
+            f'The snapshot of "{version.name}" after event {begin.number} is not a part of what it learned '
+            "since: it was left behind by a restore. Begin with another snapshot."
+        )
+    if not all(text for _, text in wanted.rules):
+        raise VersionError(f'"{version.name}" does not know by which rules its records were read.')
+
+
+def _check_sources(version: Version, names: set[str]) -> None:
+    for name in sorted(names):
+        if not os.path.isabs(name):
+            what = "standard input" if name == "-" else f'"{name}"'
+            raise VersionError(
+                f'"{version.name}" learned from {what}, which cannot be read again as a file; '
+                "it cannot be rebuilt. Snapshots keep what it knows: `freshet versions snapshot`."
+            )
+
+
+def _with_way_out(error: InputError, version: Version, from_snapshot: int | None) -> InputError:
+    """The same error; where a snapshot may help, it says so."""
+    kept = [number for number in version.snapshots() if number > (from_snapshot or 0)]
+    if not kept:
+        return error
+    return type(error)(f"{error} Where the log's beginning is gone for good: --from-snapshot {kept[0]}.")
+
+
+@contextmanager
+def _workplace(version: Version) -> Iterator[Path]:
+    """A directory beside the store, so that the new store can be moved into its place at once."""
+    for left in version.path.glob(".rebuild-*"):
+        pid = int(left.name.rpartition("-")[2])
+        if pid == os.getpid() or not _alive(pid):
+            shutil.rmtree(left)
+    place = version.path / f".rebuild-{os.getpid()}"
+    place.mkdir()
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

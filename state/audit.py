@@ -1,0 +1,401 @@
+"""What a store says about itself: its keys and values enter, whatever does not fit leaves.
+
+Every value's checksum is read, and whatever can be known twice is compared: the ids' slots and
+serials with their count, the journal with the offsets, the events of the rows with those learned.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from state.expiry import Expiry
+from state.ledger import JournalSlice, Source, unsealed
+from state.memory import MemoryStore
+from state.rows import RowArrays, RowCodec
+from state.spec import Spec
+from state.store import FORMAT, Store
+from state.tables import ItemTable, UserTable
+from streaming import learners
+from streaming.errors import CorruptRowError, StoreError
+from streaming.evaluation import Prequential
+from streaming.learners.model import ITEM, USER
+
+_BATCH = 1024  # rows decoded at a time: the capacity of new tables
+_RING_BLOCK = 1000
+_SLICE = struct.Struct("<IQQ")
+_COUNT = struct.Struct("<dQ")
+_UNKNOWN = 2**62  # stands for a limit that is missing or damaged: nothing is above it
+MOST_PROBLEMS = 1000  # kept; the others are counted
+
+
+class Problem(NamedTuple):
+    """Something that does not fit.
+
+    Attributes:
+        key: of the value, as text; "" for the store as a whole.
+        what: one sentence.
+    """
+
+    key: str
+    what: str
+
+
+@dataclass(slots=True)
+class Findings:
+    """What was checked, and what does not fit.
+
+    Attributes:
+        values: those that are not rows.
+        problems: the first MOST_PROBLEMS of them.
+        found: number of problems in all.
+    """
+
+    events: int = 0
+    users: int = 0
+    items: int = 0
+    values: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    found: int = 0
+
+    def add(self, key: bytes, what: str) -> None:
+        """One more problem."""
+        self.found += 1
+        if len(self.problems) < MOST_PROBLEMS:
+            self.problems.append(Problem(text_of(key), what))
+
+
+def text_of(key: bytes) -> str:
+    r"""A key for people.
+
+    >>> text_of("uÅsa".encode()), text_of(b"d\x00\x01x")
+    ('uÅsa', 'd\\x00\\x01x')
+    """
+    text = key.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def verify(store: Store, spec: Spec, observe: Callable[[int], None] | None = None) -> Findings:
+    """Check all keys and values of a store, and that they agree with each other.
+
+    Args:
+        spec: of the version whose store it is.
+        observe: told now and then how many keys were checked.
+    """
+    audit = _Audit(store, spec)
+    found = audit.findings
+    for letter in range(255):
+        prefix = bytes([letter])
+        try:
+            check = audit.checks.get(prefix, audit.unknown)
+            for batch in _batches(store.scan(prefix)):
+                check(batch)
+                if observe is not None:
+                    observe(found.users + found.items + found.values)
+        except StoreError as damage:
+            found.add(prefix, f"keys that start like this can be read in part only: {damage}")
+    audit.conclude()
+    return found
+
+
+def _batches(pairs: Iterator[tuple[bytes, bytes]]) -> Iterator[list[tuple[bytes, bytes]]]:
+    while batch := list(islice(pairs, _BATCH)):
+        yield batch
+
+
+Pairs = list[tuple[bytes, bytes]]
+
+
+class _Audit:
+    """The checks, by the first letter of the key; `conclude` compares what they have seen."""
+
+    def __init__(self, store: Store, spec: Spec) -> None:
+        self.findings = Findings()
+        self._store, self._spec = store, spec
+        learner = learners.load(spec.learner)
+        options = learners.options_of(learner, spec.options)
+        self._layout = learner.layout(options)
+        self._params = learner.parameters(options)
+        self._users = UserTable(self._layout, spec.seed, MemoryStore(), _BATCH).arrays()
+        self._items = ItemTable(self._layout, spec.seed).arrays()
+        self._codecs = {USER: RowCodec(USER, self._layout), ITEM: RowCodec(ITEM, self._layout)}
+        self._expiry = Expiry(spec.users_live_s, spec.items_live_s)
+        ledger, tables = self._json(b"mledger"), self._json(b"mtables")
+        self._comparable = ledger is not None and tables is not None
+        self._ledger = ledger or dict.fromkeys(("number", "learned", "bad", "watermark"), _UNKNOWN)
+        self._tables = tables or {"next_serial": _UNKNOWN, "recent_pushed": 0}
+        self.findings.events = self._ledger["number"] if ledger else 0
+        self._sources: list[Source] = []
+        self._next: dict[int, int] = {}  # partition → where the journal has got to
+        self._slices = 0
+        self._slots: list[NDArray[np.int32]] = []
+        self._serials: list[NDArray[np.int32]] = []
+        self._learned = {USER: 0, ITEM: 0}  # sum of the events of the rows
+        self._index = 0
+        self.checks: dict[bytes, Callable[[Pairs], None]] = {
+            b"c": self._counts,
+            b"d": self._index_keys,
+            b"i": self._item_rows,
+            b"j": self._journal,
+            b"m": self._named,
+            b"o": self._offsets,
+            b"p": self._parameters,
+            b"r": self._ring,
+            b"u": self._user_rows,
+        }
+
+    def unknown(self, pairs: Pairs) -> None:
+        """Keys that Freshet does not write."""
+        for key, _ in pairs:
+            self.findings.values += 1
+            self.findings.add(key, "this is no key of Freshet's.")
+
+    # -- values ---------------------------------------------------------------------------------
+
+    def _json(self, key: bytes) -> Any:
+        """A value of JSON; None where it is missing or damaged, which `_named` and `conclude` report."""
+        value = self._store.get_many([key])[0]
+        try:
+            return None if value is None else json.loads(unsealed(key, value))
+        except CorruptRowError:
+            return None
+
+    def _payloads(self, pairs: Pairs) -> Iterator[tuple[bytes, bytes]]:
+        for key, value in pairs:
+            self.findings.values += 1
+            try:
+                yield key, unsealed(key, value)
+            except CorruptRowError:
+                self.findings.add(key, "its bytes do not fit their checksum.")
+
+    def _counts(self, pairs: Pairs) -> None:
+        for key, payload in self._payloads(pairs):
+            if key[1:2] not in (b"u", b"i") or len(payload) != _COUNT.size:
+                self.findings.add(key, "this is not the count of a user or an item.")
+            elif _COUNT.unpack(payload)[1] > self._ledger["number"]:
+                self.findings.add(key, "it was counted after the newest event.")
+
+    def _index_keys(self, pairs: Pairs) -> None:
+        for key, value in pairs:
+            self.findings.values += 1
+            self._index += 1
+            if value or len(key) < 10 or not self._spec.users_live_s:
+                self.findings.add(key, "this is no entry of the index by time that this version keeps.")
+
+    def _journal(self, pairs: Pairs) -> None:
+        for key, payload in self._payloads(pairs):
+            if key != b"j%012d" % self._slices or len(payload) != _SLICE.size:
+                self.findings.add(key, f"expected slice {self._slices} of the journal.")
+            self._slices += 1
+            if len(payload) == _SLICE.size:
+                part = JournalSlice(*_SLICE.unpack(payload))
+                place = self._next.get(part.partition, 0)
+                if not place == part.first < part.next_offset:
+                    self.findings.add(
+                        key,
+                        f"the slice {part.first} to {part.next_offset} of source {part.partition} "
+                        f"does not go on at {place}.",
+                    )
+                self._next[part.partition] = part.next_offset
+
+    def _named(self, pairs: Pairs) -> None:
+        sealed = []
+        for key, value in pairs:
+            if key == b"mformat":
+                self.findings.values += 1
+                if value != b"%d" % FORMAT:
+                    self.findings.add(key, f"expected format {FORMAT}.")
+            elif key in (b"mledger", b"mprequential", b"mspec", b"mtables"):
+                sealed.append((key, value))
+            else:
+                self.unknown([(key, value)])
+        for key, payload in self._payloads(sealed):
+            value = json.loads(payload)
+            if key == b"mspec" and msgspec.convert(value, Spec) != self._spec:
+                self.findings.add(key, "the store was learned under another spec than the version has.")
+            if key == b"mprequential":
+                self._prequential(Prequential.restored(value), len(value["curve"]))
+
+    def _prequential(self, totals: Prequential, points: int) -> None:
+        overall, new, returning, new_item = totals.segments
+        fits = (
+            (new + returning == overall).all()
+            and (new_item <= overall).all()
+            and (totals.curve.sum(axis=0) == overall).all()
+            and points == -(-totals.evaluated // totals.span)
+            and totals.evaluated <= self._ledger["number"]
+        )
+        if not fits:
+            self.findings.add(b"mprequential", "the counts of evaluated events do not add up.")
+
+    def _offsets(self, pairs: Pairs) -> None:
+        for key, payload in self._payloads(pairs):
+            if key != b"o%06d" % len(self._sources):
+                self.findings.add(key, f"expected source {len(self._sources)}.")
+            self._sources.append(Source(**json.loads(payload)))
+
+    def _parameters(self, pairs: Pairs) -> None:
+        for key, payload in self._payloads(pairs):
+            array = self._params._asdict().get(key[1:].decode(errors="replace"))
+            if array is None or len(payload) != array.nbytes:
+                self.findings.add(
+                    key, f"these are not parameters of {self._spec.learner}, or have another shape."
+                )
+
+    def _ring(self, pairs: Pairs) -> None:
+        size = self._layout.recent
+        filled = min(size, self._tables["recent_pushed"])
+        for key, payload in self._payloads(pairs):
+            start = int(key[1:]) * _RING_BLOCK if key[1:].isdigit() else size
+            serials = np.frombuffer(payload, np.int32)
+            if start >= size or len(serials) != min(_RING_BLOCK, size - start):
+                self.findings.add(key, "this block of the ring of recent items has another size.")
+            elif not self._known(serials[: max(0, filled - start)]).all():
+                self.findings.add(key, "a recent item has a serial that was never given.")
+
+    # -- rows -----------------------------------------------------------------------------------
+
+    def _known(self, serials: NDArray[np.int32]) -> NDArray[np.bool_]:
+        known: NDArray[np.bool_] = (serials >= 0) & (serials < self._tables["next_serial"])
+        return known
+
+    def _decoded(self, kind: int, arrays: RowArrays, pairs: Pairs) -> list[bytes]:
+        """Keys of the rows that can be read; they lie in slots 0, 1, … of `arrays`."""
+        codec = self._codecs[kind]
+        keys, values = [key for key, _ in pairs], [value for _, value in pairs]
+        try:
+            codec.decode(arrays, np.arange(len(keys)), keys, values)
+            return keys
+        except CorruptRowError:
+            good: list[bytes] = []
+        for key, value in pairs:
+            try:
+                codec.decode(arrays, np.array([len(good)]), [key], [value])
+                good.append(key)
+            except CorruptRowError:
+                self.findings.add(key, "its bytes do not fit their checksum or this version's layout.")
+        return good
+
+    def _row_checks(self, kind: int, arrays: RowArrays, keys: list[bytes]) -> None:
+        n, rows, width = len(keys), arrays.rows, self._codecs[kind].width
+        self._learned[kind] += int(rows.events[:n].sum(dtype=np.int64))
+        self._complain(
+            keys, ~np.isfinite(rows.floats[:n, :width]).all(axis=1), "it holds a number that is not finite."
+        )
+        self._complain(keys, rows.touched[:n] > self._ledger["number"], "it changed after the newest event.")
+        late = rows.seen[:n] > self._ledger["watermark"]
+        self._complain(keys, late, "it was seen later than the newest event.")
+
+    def _complain(self, keys: list[bytes], wrong: Any, what: str) -> None:
+        for k in np.flatnonzero(wrong).tolist():
+            self.findings.add(keys[k], what)
+
+    def _user_rows(self, pairs: Pairs) -> None:
+        self.findings.users += len(pairs)
+        keys = self._decoded(USER, self._users, pairs)
+        n, history = len(keys), self._users.history
+        self._row_checks(USER, self._users, keys)
+        width = history.serial.shape[1]
+        used = np.arange(width) < np.minimum(history.pushed[:n], width)[:, None]
+        lost = (used & ~self._known(history.serial[:n])).any(axis=1)
+        self._complain(keys, lost, "its history names an item that never was.")
+        partition = self._users.label[:n]
+        self._complain(
+            keys, (partition < 0) | (partition >= len(self._sources)), "it came from no known source."
+        )
+        if self._spec.users_live_s:
+            seen = self._users.rows.seen
+            index = [self._expiry.index_key(int(seen[k]), key[1:]) for k, key in enumerate(keys)]
+            missing = np.array([value is None for value in self._store.get_many(index)], np.bool_)
+            self._complain(keys, missing, "the index by time does not know it.")
+
+    def _item_rows(self, pairs: Pairs) -> None:
+        self.findings.items += len(pairs)
+        keys = self._decoded(ITEM, self._items, pairs)
+        n, neighbours = len(keys), self._items.neighbours
+        self._row_checks(ITEM, self._items, keys)
+        self._slots.append(self._items.place[:n].copy())
+        self._serials.append(self._items.label[:n].copy())
+        used = np.arange(neighbours.serial.shape[2]) < neighbours.length[:, :n, None]
+        lost = (used & ~self._known(neighbours.serial[:, :n])).any(axis=(0, 2))
+        self._complain(keys, lost, "its neighbours name an item that never was.")
+
+    # -- all together ---------------------------------------------------------------------------
+
+    def conclude(self) -> None:
+        """Compare what belongs to different keys."""
+        if not (self._sources or self.findings.users or self.findings.items):
+            return
+        self._complete()
+        if not self._comparable:
+            return
+        self._check_slots()
+        self._check_positions()
+        self._check_events()
+
+    def _complete(self) -> None:
+        names = [b"mledger", b"mprequential", b"mspec", b"mtables"]
+        names += [b"p" + name.encode() for name in self._params._fields]
+        names += [b"r%06d" % block for block in self._ring_blocks()]
+        for key, value in zip(names, self._store.get_many(names), strict=True):
+            if value is None:
+                self.findings.add(key, "it is missing.")
+
+    def _ring_blocks(self) -> Iterable[int]:
+        return range(-(-min(self._layout.recent, self._tables["recent_pushed"]) // _RING_BLOCK))
+
+    def _check_slots(self) -> None:
+        none = [np.zeros(0, np.int32)]
+        slots = np.sort(np.concatenate(self._slots or none))
+        serials = np.sort(np.concatenate(self._serials or none))
+        if not np.array_equal(slots, np.arange(self.findings.items)):
+            self.findings.add(
+                b"", f"the {self.findings.items} items do not have the slots from 0 on, one each."
+            )
+        given = self._tables["next_serial"]
+        fits = (np.diff(serials) > 0).all() and self._known(serials).all()
+        if not fits or (not self._spec.items_live_s and len(serials) != given):
+            self.findings.add(b"", f"the items do not have the {given} serials that were given, one each.")
+
+    def _check_positions(self) -> None:
+        for number, source in enumerate(self._sources):
+            learned_to = self._next.get(number, 0)
+            if learned_to != source.next_offset:
+                self.findings.add(
+                    b"o%06d" % number,
+                    f"{source.name} stands at {source.next_offset}, its journal ends at {learned_to}.",
+                )
+        if unknown := [number for number in self._next if number >= len(self._sources)]:
+            self.findings.add(b"", f"the journal names sources that are not known: {unknown}.")
+        records = sum(source.next_offset for source in self._sources)
+        events, bad = self._ledger["number"], self._ledger["bad"]
+        if not self._ledger["learned"] <= events <= records - bad:
+            self.findings.add(
+                b"mledger",
+                f"{self._ledger['learned']} learned, {events} events, {bad} bad records "
+                f"cannot come from {records} records.",
+            )
+
+    def _check_events(self) -> None:
+        for kind, name, expires in (
+            (USER, "users", self._spec.users_live_s),
+            (ITEM, "items", self._spec.items_live_s),
+        ):
+            if not expires and self._learned[kind] != self._ledger["learned"]:
+                self.findings.add(
+                    b"",
+                    f"the rows of {name} have {self._learned[kind]} events, "
+                    f"{self._ledger['learned']} were learned.",
+                )
+        if self._spec.users_live_s and self._index != self.findings.users:
+            self.findings.add(
+                b"", f"{self.findings.users} users have {self._index} entries in the index by time."
+            )
