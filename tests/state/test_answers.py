@@ -33,7 +33,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "softmax": {"dimension": D, "history": 6, "context": 4, "recent": 100, "negatives": 10},
     "popularity": {"half_life": "inf"},
 }
-ODD = ["a[b]:c", "[bold]x[/bold]", ":smile:", "日本語 ключ", "-x", "--json", "é", "é"]
+ODD = ["a[b]:c", "[bold]x[/bold]", ":smile:", "日本語 ключ", "-x", "--json", "\u00e9", "e\u0301"]
 
 
 def small(learner: str, **more: Any) -> dict[str, Any]:
