@@ -26,7 +26,7 @@ from streaming.simulator import SimulatorOptions
 
 LEARNERS = {"demo": "softmax", "demo-popularity": "popularity"}
 EVALUATED = 0.05  # share of the events that are ranked before they are learned
-_KEPT = 4096  # newest freshness figures
+_KEPT = 200  # newest freshness figures
 
 
 @dataclass(frozen=True, slots=True)

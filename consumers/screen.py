@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 40
+_POINTS = 60  # of the learning curve
 
 
 def line(picture: Picture) -> str:
@@ -36,27 +37,25 @@ def screen(picture: Picture, seconds: float, metrics: str, home: str) -> Rendera
     return Panel(Group(*parts, foot), title="Freshet", title_align="left", width=96)
 
 
-def _figures(picture: Picture, seconds: float) -> Table:
-    made = Table.grid(padding=(0, 3))
-    made.add_row(
-        f"[b]{picture.events:,}[/] events",
-        f"[b]{picture.events_per_second:,.0f}[/] a second",
-        f"durable after [b]{1000 * picture.freshness_p50_s:.0f}[/] ms, p99 [b]{1000 * picture.freshness_p99_s:.0f}[/]",
-        f"{seconds:.0f} s",
+def _figures(picture: Picture, seconds: float) -> Group:
+    fresh = f"{1000 * picture.freshness_p50_s:.0f} ms (p99 {1000 * picture.freshness_p99_s:.0f})"
+    first = _figure(f"{picture.events:,}", "events"), _figure(f"{picture.events_per_second:,.0f}", "a second")
+    second = _figure(f"{picture.items:,}", "items"), _figure(f"{picture.new_users:,}", "new users")
+    newcomers = _figure(_share(picture.new_user_hit_rate), "hit rate at their first event")
+    gap = Text("   ")
+    return Group(
+        gap.join([*first, Text("durable after ") + Text(fresh, style="bold"), Text(f"running {seconds:.0f} s")]),
+        gap.join([*second, newcomers]),
     )
-    made.add_row(
-        f"[b]{picture.items:,}[/] items",
-        f"[b]{picture.new_users:,}[/] new users",
-        f"hit rate at their first event [b]{_share(picture.new_user_hit_rate)}[/]",
-    )
-    return made
 
 
-def _rates(picture: Picture) -> Table:
+def _figure(number: str, unit: str) -> Text:
+    return Text(number, style="bold") + Text(f" {unit}", style="default")
+
+
+def _rates(picture: Picture) -> Group:
     """Hit rates as bars beside the best possible."""
     made = Table.grid(padding=(0, 2))
-    made.add_row("")
-    made.add_row("[b]Hit rate at 10[/]", "[dim]each event predicted before it is learned; newest events[/]")
     rows = [
         ("softmax (default)", picture.hit_rate["softmax"]["recent"], "green"),
         ("popularity", picture.hit_rate["popularity"]["recent"], "yellow"),
@@ -67,22 +66,24 @@ def _rates(picture: Picture) -> Table:
         filled = 0 if math.isnan(rate) else round(_WIDTH * rate / most)
         bar = Text("█" * filled, style=colour) + Text("·" * (_WIDTH - filled), style="dim")
         made.add_row(name, bar, _share(rate), _part_of_best(rate, picture.best))
-    return made
+    title = Text("\nHit rate at 10", style="bold") + Text("  each event predicted before it is learned", style="dim")
+    return Group(title, made)
 
 
-def _curve(picture: Picture) -> RenderableType:
+def _curve(picture: Picture) -> Group:
     values = [v for v in picture.curve if not math.isnan(v)]
     top = max([picture.best, *values]) or 1.0
-    step = max(1, math.ceil(len(values) / 80))
+    step = max(1, math.ceil(len(values) / _POINTS))
     means = [sum(values[k : k + step]) / len(values[k : k + step]) for k in range(0, len(values), step)]
     bars = "".join(_BARS[min(7, int(8 * v / top))] for v in means)
-    return Group(Text(""), Text("Learning curve, full height = best possible", style="bold"), Text(bars, style="green"))
+    title = Text("\nLearning curve", style="bold") + Text("  full height is the best possible", style="dim")
+    return Group(title, Text(bars, style="green"))
 
 
 def _recommendations(picture: Picture) -> RenderableType:
     rows = [[r.item, f"{r.score:.2f}", r.why] for r in picture.recommendations]
     title = f"\nFor {picture.user}, seen a moment ago" if picture.user else "\nNobody seen yet"
-    return table(["item", "score", "because"], rows, title)
+    return Group(Text(title, style="bold"), table(["item", "score", "because"], rows))
 
 
 def _share(rate: float) -> str:
