@@ -24,9 +24,10 @@ class MemoryStore(Store):
 
     def write(self, puts: Iterable[tuple[bytes, bytes]], deletes: Iterable[bytes] = ()) -> None:
         """Deletes, then puts."""
-        for key in deletes:
+        gone, new = list(deletes), dict(puts)  # all of it before any of it
+        for key in gone:
             self._values.pop(key, None)
-        self._values.update(puts)
+        self._values.update(new)
 
     def checkpoint(self, path: Path) -> None:
         """A store in memory has no directory to copy.

@@ -60,6 +60,7 @@ class RocksStore(Store):
         self._write.memtable_insert_hint_per_batch = True
         if read_only and not (path / "CURRENT").exists():
             raise StoreError(f"{path}: there is no store here yet. Run `freshet work` first.")
+        _refuse_foreign(path)
         try:
             if not read_only:
                 path.mkdir(parents=True, exist_ok=True)
@@ -79,9 +80,7 @@ class RocksStore(Store):
         written = self.get_many([FORMAT_KEY])[0]
         if written is None:
             if next(self._db.keys(), None) is not None:
-                raise StoreFormatError(
-                    f"{self.path}: this RocksDB was not written by Freshet. Choose another home."
-                )
+                raise _foreign(self.path)
             if not read_only:
                 self.write([(FORMAT_KEY, str(FORMAT).encode())])
         elif written != str(FORMAT).encode():
@@ -174,8 +173,15 @@ class RocksStore(Store):
         return {part: self._db.property_int_value(name) or 0 for part, name in properties.items()}
 
     def close(self) -> None:
-        """Close the files and give the lock back."""
-        self._db.close()
+        """Close the files and give the lock back.
+
+        Raises:
+            StoreError: memory could not be flushed; what was written is in the log of RocksDB still.
+        """
+        try:
+            self._db.close()
+        except Exception as error:  # see __init__
+            raise _named(error, self.path) from error
 
     def __enter__(self) -> RocksStore:
         return self
@@ -183,7 +189,13 @@ class RocksStore(Store):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except StoreError as second:
+            if error is None:
+                raise
+            # Closing fails on a full disk, too; the first error says what happened.
+            error.add_note(f"Closing the store failed as well: {second}")
 
 
 def _options(cache_bytes: int, read_only: bool) -> Options:
@@ -202,6 +214,17 @@ def _options(cache_bytes: int, read_only: bool) -> Options:
     blocks.set_bloom_filter(10, False)
     options.set_block_based_table_factory(blocks)
     return options
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Raise where rocksdict keeps Python objects: opening it with plain bytes would spoil its settings."""
+    config = path / "rocksdict-config.json"
+    if config.is_file() and b'"raw_mode":false' in config.read_bytes().replace(b" ", b""):
+        raise _foreign(path)
+
+
+def _foreign(path: Path) -> StoreFormatError:
+    return StoreFormatError(f"{path}: this RocksDB was not written by Freshet. Choose another home.")
 
 
 def _named(error: Exception, path: Path) -> StoreError:
