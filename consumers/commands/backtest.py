@@ -15,6 +15,7 @@ from consumers.backtest import (
     Comparison,
     candidates_of,
     compare,
+    compile_kernels,
     parsed_sweep,
     swept,
     usual_every,
@@ -26,15 +27,26 @@ from consumers.commands.work import event_rules
 from consumers.eventlog.files import FilesLog
 from consumers.history import History, check_where, parsed_where
 from consumers.plots import check_picture_path, save_picture, sketch
-from streaming.errors import InputError, UsageError
+from streaming.errors import InputError, UsageError, nearest
 from streaming.rules import EventRules
 
 _SHOWN_BAD = 3
+_OPTIONS = (
+    "--learner",
+    "--where",
+    "--exclude-seen",
+    "--every",
+    "--limit",
+    "--sweep",
+    "--seed",
+    "--plot",
+    "--json",
+)
 _LARGEST_SEED = 2**63 - 1
 
 
 def backtest(
-    *files: str,
+    *files: Annotated[str, Parameter(allow_leading_hyphen=True)],
     learner: Annotated[list[str] | None, Parameter(negative=())] = None,
     where: Annotated[list[str] | None, Parameter(negative=())] = None,
     exclude_seen: Annotated[bool, Parameter(negative=())] = False,
@@ -53,8 +65,10 @@ def backtest(
     Parameters
     ----------
     files
-        Event files (JSON lines, CSV, parquet, plain or .gz or .zst); "-" is standard input. Their
-        events are taken in the order of their times.
+        Event files (JSON lines, CSV, parquet, plain or .gz or .zst); "-" is standard input. Events are
+        taken in the order of their times. One file in this order is streamed; otherwise, and with several
+        files or standard input, events are held in memory, about 150 bytes each while they are sorted,
+        and their ids.
     learner
         A learner to be tried, as name or name:option=value,…; may be repeated. Without it, the usual ones.
     where
@@ -79,6 +93,7 @@ def backtest(
     json
         Print the figures as JSON.
     """
+    _check_words(files)
     _check_numbers(every, limit, seed)
     if plot is not None:
         check_picture_path(plot)
@@ -113,6 +128,14 @@ def backtest(
     return 0
 
 
+def _check_words(files: Sequence[str]) -> None:
+    """Raise for an option that there is not; it is among the files, which "-" may be, too."""
+    for word in files:
+        if word.startswith("--"):
+            near = nearest(word, _OPTIONS)
+            raise UsageError(f'"{word}" is not an option of backtest.{near} See `freshet backtest --help`.')
+
+
 def _check_numbers(every: int | None, limit: int | None, seeds: Sequence[int] | None) -> None:
     for name, number in (("every", every), ("limit", limit)):
         if number is not None and number < 1:
@@ -135,7 +158,7 @@ def _history(files: Sequence[str], rules: EventRules, limit: int | None, format:
     log.close()
     if rules.where:
         check_where(files, rules)
-    with progress("Looking through the events (bytes)", size) as show:
+    with progress("Looking through the events (bytes)", size or None) as show:
         history = History(open_log, limit=limit, observe=show)
     if history.bad:
         stderr.print(f"{history.bad:,} bad records are left out:")
@@ -159,6 +182,8 @@ def _history(files: Sequence[str], rules: EventRules, limit: int | None, format:
 def _compare(
     history: History, candidates: Sequence[Candidate], every: int, exclude_seen: bool, seeds: Sequence[int]
 ) -> Comparison:
+    with stderr.status("Loading kernels; those that are new are compiled, once, for about a minute"):
+        compile_kernels(history, candidates)
     total = history.events * len(candidates) * len(seeds)
     with progress(f"Predicting and learning ({len(candidates)} learners)", total) as show:
         return compare(

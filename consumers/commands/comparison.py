@@ -22,6 +22,8 @@ def comparison_tables(comparison: Comparison) -> Iterator[RenderableType]:
     yield _quality(comparison)
     yield Text()
     yield _segments(comparison)
+    yield Text()
+    yield _costs(comparison)
     errors = [result for result in comparison.results if result.rating_error is not None]
     if errors:
         yield Text()
@@ -48,25 +50,33 @@ def _new_table(first: str, columns: Sequence[str]) -> Table:
 
 
 def _quality(comparison: Comparison) -> Table:
-    made = _new_table(
-        "learner", [*(name.upper() for name in _RATES), "events/s", "learned/s", "B/user", "B/item", "memory"]
-    )
+    made = _new_table("learner", [name.upper() for name in _RATES])
     best = {name: max(_rounded(result.overall[name]) for result in comparison.results) for name in _RATES}
     for result in comparison.results:
         first = result is comparison.best
         made.add_row(
             Text(f"{'★' if first else ' '} {result.text}", style=_BEST if first else ""),
             *(_rate(result.overall[name], best[name]) for name in _RATES),
-            f"{result.events_per_second:,.0f}",
-            "–" if result.learning_per_second is None else f"{result.learning_per_second:,.0f}",
-            f"{result.row_bytes['user']:,}",
-            f"{result.row_bytes['item']:,}",
-            _size(result.memory_bytes),
         )
         if result.sd:
             made.add_row(
                 *(Text(t, style="dim") for t in ["  ± sd", *(f"{result.sd[n]:.4f}" for n in _RATES)])
             )
+    return made
+
+
+def _costs(comparison: Comparison) -> Table:
+    made = _new_table("cost", ["events/s", "learned/s", "B/user", "B/item", "rows", "memory"])
+    for result in comparison.results:
+        made.add_row(
+            f"  {result.text}",
+            f"{result.events_per_second:,.0f}",
+            "–" if result.learning_per_second is None else f"{result.learning_per_second:,.0f}",
+            f"{result.row_bytes['user']:,}",
+            f"{result.row_bytes['item']:,}",
+            f"{sum(result.rows.values()):,}",
+            _size(result.memory_bytes),
+        )
     return made
 
 
@@ -93,9 +103,9 @@ def _rating_errors(results: Sequence[Result]) -> Table:
 
 def _reading(comparison: Comparison) -> str:
     return (
-        f"\n★ highest HR@10; chance alone moves it by about ±{comparison.best.standard_error:.4f}. "
-        "New item: had by fewer than 5 events before.\n"
-        "events/s with evaluation, learned/s without; B/user, B/item: bytes of a row in memory.\n"
+        f"\n★ highest HR@10; chance alone moves it by about ±{comparison.best.standard_error:.4f}\n"
+        "new item: had by fewer than 5 events before\n"
+        "events/s: with evaluation; learned/s: without; B/user, B/item: bytes of a row in memory\n"
     )
 
 

@@ -153,9 +153,7 @@ def test_limit_takes_the_first_events(tmp_path: Path) -> None:
 
 def test_learner_that_predicts_values_also_shows_its_error(tmp_path: Path) -> None:
     path = write_events(tmp_path / "rated.jsonl", [("a", "x"), ("b", "x")], value=[4.0, 2.0])
-    flat = (
-        "biased_mf:learning_rate=0,bias_rate=0,sigma=0"  # predicts the mean of the values before: 0, then 4
-    )
+    flat = "biased_mf:learning_rate=0,bias_rate=0,sigma=0"  # predicts the mean so far: 0, then 4
     error = run(path, flat).best.rating_error
     assert error == {"mae": pytest.approx(3.0), "rmse": pytest.approx(np.sqrt(10.0)), "events": 2}
     assert run(path, PLAIN).best.rating_error is None
