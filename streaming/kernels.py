@@ -60,7 +60,10 @@ def inner(function: F) -> F:
 def _compiled(function: F, **wrappers: bool) -> F:
     numba.config.CACHE_DIR = str(cache_home() / _digest(function, set()).hex()[:16])  # type: ignore[attr-defined]
     jit: Any = numba.njit
-    compiled: F = jit(cache=True, nogil=True, fastmath=_FASTMATH, error_model="numpy", **wrappers)(function)
+    # No reference counting: kernels allocate nothing, and counting the arrays of a model, atomically and at
+    # each call, costs more than a step of 64 floats.
+    made = jit(cache=True, nogil=True, fastmath=_FASTMATH, error_model="numpy", _nrt=False, **wrappers)
+    compiled: F = made(function)
     return compiled
 
 
