@@ -9,17 +9,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from consumers.backtest import (
-    DRAWN_EVENTS,
-    Candidate,
-    Comparison,
-    candidates_of,
-    compare,
-    compile_kernels,
-    parsed_sweep,
-    swept,
-    usual_every,
-)
+from consumers.backtest import DRAWN_EVENTS, Comparison, compare, compile_kernels, usual_every
+from consumers.candidates import Candidate, candidates_of, parsed_sweep, swept
 from consumers.commands.comparison import comparison_tables, summary_of, sweep_report
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit, progress, stderr, stdout

@@ -9,7 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from consumers.backtest import Candidate, Comparison, Result
+from consumers.backtest import Comparison, Result
+from consumers.candidates import Candidate
 from consumers.plots import SEGMENTS
 
 _RATES = ("hr@10", "ndcg@10", "mrr@10", "hr@20", "ndcg@20", "mrr@20")

@@ -11,16 +11,8 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from consumers.backtest import (
-    Candidate,
-    Comparison,
-    RatingError,
-    candidate,
-    candidates_of,
-    compare,
-    parsed_sweep,
-    swept,
-)
+from consumers.backtest import Comparison, RatingError, compare
+from consumers.candidates import Candidate, candidate, candidates_of, parsed_sweep, swept
 from consumers.embeddings import EmbeddingWorker
 from consumers.eventlog.files import FilesLog
 from consumers.history import History

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from consumers.backtest import candidate, compare
+from consumers.backtest import compare
+from consumers.candidates import candidate
 from consumers.cli import main
 from consumers.eventlog.files import FilesLog
 from consumers.history import History
