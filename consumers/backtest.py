@@ -29,7 +29,7 @@ _SAMPLE_EVENTS = 500  # fewest events whose learning alone is timed
 
 
 def usual_every(events: int) -> int:
-    """Every how manieth event is evaluated unless told otherwise.
+    """n, where each n-th event is evaluated unless told otherwise.
 
     >>> usual_every(100_000), usual_every(406_829)
     (1, 5)
@@ -163,7 +163,7 @@ def compare(
     """Let learners predict and learn the same events side by side.
 
     Args:
-        every: evaluate each every-th event by position, from the first on; all are learned.
+        every: n, to evaluate each n-th event by position, from the first on; all are learned.
         exclude_seen: rank without what the user had before.
         batch_events: events at a time; changes the speed, never the figures.
         observe: told how many events are done, counted once for each learner and seed.

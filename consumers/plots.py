@@ -37,7 +37,7 @@ def curve_of(result: Result, every: int, smooth: int = _SMOOTH) -> Curve:
     """A result's learning curve, averaged over neighbouring points.
 
     Args:
-        every: every how manieth event was evaluated.
+        every: n, where each n-th event was evaluated.
         smooth: points that are averaged; about half as many at both ends.
     """
     span, rate = result.curve["evaluated_per_point"], np.array(result.curve["hr@10"], np.float64)

@@ -61,14 +61,15 @@ def backtest(
         files or standard input, events are held in memory, about 150 bytes each while they are sorted,
         and their ids.
     learner
-        A learner to be tried, as name or name:option=value,…; may be repeated. Without it, the usual ones.
+        A learner to be tried, as name or name:option=value,… (softmax:dimension=32); may be repeated.
+        Without it, the usual ones.
     where
         Only events whose field has this value, as field=value; may be repeated, then all must hold.
     exclude_seen
         Rank only items that the user has not had yet.
     every
-        Evaluate every so manieth event; all are learned. Without it every event, or about 100,000 of a
-        history of 200,000 or more.
+        Evaluate only each n-th event by position; all are learned. Without it every event, or about
+        100,000 of a history of 200,000 or more.
     limit
         Only the first so many events.
     sweep
