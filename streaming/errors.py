@@ -13,6 +13,7 @@ FreshetError                       exit code 1
 │   ├── StoreReadOnlyError         the disk or directory cannot be written
 │   ├── StoreFormatError           written by another format of Freshet
 │   └── CorruptRowError            a row whose checksum does not fit its bytes
+├── BrokerError                    Kafka for development cannot be fetched, started or reached
 ├── VersionError                   no such version, or not in a state that allows it
 └── UnknownIdError                 a version has never seen the user or item that is asked for
 
@@ -85,6 +86,10 @@ class StoreFormatError(StoreError):
 
 class CorruptRowError(StoreError):
     """The checksum of a row does not fit its bytes."""
+
+
+class BrokerError(FreshetError):
+    """Kafka for development cannot be fetched, started or reached."""
 
 
 class VersionError(FreshetError):
