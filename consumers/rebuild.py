@@ -336,8 +336,12 @@ def _check_start(version: Version, learned: Learned, wanted: Ledger, journal: li
     if not wanted.records:
         raise VersionError(f'"{version.name}" has learned nothing yet; there is nothing to rebuild.')
     begin = learned.ledger
-    way = list(_cut(journal, 0, begin.records))
-    if list(journal_of(learned.store)) != way or wanted.rules[: len(begin.rules)] != begin.rules:
+    same_way = (
+        list(journal_of(learned.store)) == list(_cut(journal, 0, begin.records))
+        and wanted.rules[: len(begin.rules)] == begin.rules
+        and [s.name for s in wanted.sources[: len(begin.sources)]] == [s.name for s in begin.sources]
+    )
+    if not same_way:
         raise VersionError(
             f'The snapshot of "{version.name}" after event {begin.number} is not a part of what it learned '
             "since: it was left behind by a restore. Begin with another snapshot."

@@ -1,4 +1,4 @@
-"""`freshet versions`: names and settings enter; versions are made, listed, checked, kept, restored, removed."""
+"""`freshet versions`: names and settings enter; versions are made, listed, checked, kept, removed."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def create(
     from state.spec import new_spec  # asks the learner for its options, so it loads compiled kernels
 
     spec = new_spec(learner, _given(set_ or []))
-    made = _registry().create(name, spec)
+    _registry().create(name, spec)
     print(
-        f"{made.name}: a version with the learner {spec.learner}. Teach it with `freshet work {made.name} --from …`."
+        f"{name}: a version with the learner {spec.learner}. Teach it: `freshet work {name} --from …`"
     )
 
 
@@ -177,7 +177,8 @@ def rebuild(
     format
         Format of the files (jsonl, csv, tsv, parquet), where their names do not tell.
     json
-        Print {version, from_snapshot, equal, replaced, events, records, keys, different, differences, seconds}.
+        Print {version, from_snapshot, equal, replaced, events, records, keys, different,
+        differences, seconds}.
     """
     from consumers.rebuild import rebuild as learn_again
 
