@@ -51,7 +51,7 @@ def curve_of(result: Result, every: int, smooth: int = _SMOOTH) -> Curve:
     return Curve(result.text, (place + 0.5) * span * every, mean)
 
 
-def sketch(comparison: Comparison, width: int = 72, height: int = 12) -> Text:
+def sketch(comparison: Comparison, width: int = 72, height: int = 13) -> Text:
     """The learning curves in braille characters, with axes and a legend, best first.
 
     Args:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from consumers.backtest import DRAWN_EVENTS, Comparison, compare, compile_kernels, usual_every
+from consumers.backtest import Comparison, compare, compile_kernels, usual_every
 from consumers.candidates import Candidate, candidates_of, parsed_sweep, swept
 from consumers.commands.comparison import comparison_tables, summary_of, sweep_report
 from consumers.commands.context import current_settings
@@ -97,8 +97,8 @@ def backtest(
     chosen = every or usual_every(history.events)
     if every is None and chosen > 1:
         stderr.print(
-            f"{history.events:,} events: every {chosen}th is evaluated, about {DRAWN_EVENTS:,} in all; "
-            "--every 1 evaluates each."
+            f"{history.events:,} events: one in {chosen} is evaluated, to be quick; --every 1 evaluates each.",
+            soft_wrap=True,
         )
     comparison = _compare(
         history, [one for group in groups for one in group], chosen, exclude_seen, seed or [1]
@@ -155,7 +155,7 @@ def _history(files: Sequence[str], rules: EventRules, limit: int | None, format:
     if history.bad:
         stderr.print(f"{history.bad:,} bad records are left out:")
         for source, bad in history.bad_records[:_SHOWN_BAD]:
-            stderr.print(f"  {source}@{bad.offset}: {bad.reason}")
+            stderr.print(f"  {source}@{bad.offset}: {bad.reason}", soft_wrap=True)
     if not history.events:
         if rules.where:
             check_where(files, rules, none_passed=True)

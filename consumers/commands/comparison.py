@@ -35,11 +35,10 @@ def comparison_tables(comparison: Comparison) -> Iterator[RenderableType]:
 def summary_of(comparison: Comparison) -> str:
     """What was measured, in a line."""
     evaluated = int(comparison.best.overall["events"])
+    drawn = f"{evaluated:,} of them (one in {comparison.every})" if comparison.every > 1 else "each"
     seen = "; without what the user had" if comparison.exclude_seen else ""
-    return (
-        f"{comparison.events:,} events, {evaluated:,} of them ranked among all items before being learned "
-        f"(protocol P1{seen})"
-    )
+    how = f"ranked among all items before being learned (protocol P1{seen})"
+    return f"{comparison.events:,} events, {drawn} {how}"
 
 
 def _new_table(first: str, columns: Sequence[str]) -> Table:

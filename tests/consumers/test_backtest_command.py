@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from consumers.backtest import compare
@@ -130,6 +132,18 @@ def test_picture_is_a_png_of_some_size(events: Path, capsys: pytest.CaptureFixtu
     width, height = struct.unpack(">II", content[16:24])
     assert width > 1000 and height > 500
     assert len(content) > 20_000
+
+
+def test_long_history_is_evaluated_in_part_and_says_so(
+    bare: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = bare / "long.parquet"
+    n = 200_001
+    pq.write_table(pa.table({"user": ["a"] * n, "item": ["x"] * n, "ts": [1_700_000_000] * n}), path)
+    assert main(["backtest", str(path), "--learner", "popularity"]) == 0
+    captured = capsys.readouterr()
+    assert "66,667 of them (one in 3)" in captured.out
+    assert "--every 1 evaluates each" in captured.err
 
 
 def test_sketch_draws_every_curve_under_its_axis(events: Path) -> None:
