@@ -1,0 +1,262 @@
+"""A process that runs workers which die: jobs enter as lines of JSON, how each ended leaves.
+
+The process loads and compiles everything once and forks for each job. The child is the worker over
+real files and a real RocksDB; it kills itself with SIGKILL at a numbered step of the commit, or is
+killed from outside at a moment that nobody chose. Nothing of this stands in the worker's own code:
+its store, its dead letters and its log are wrapped here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from threading import Event as Flag
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import structlog
+from prometheus_client import CollectorRegistry
+
+import state.learned
+from consumers.dead_letters import DeadLetters
+from consumers.embeddings import EmbeddingWorker, Pace
+from consumers.eventlog.files import FilesLog
+from consumers.metrics import WorkerMetrics
+from state.learned import Learned
+from state.memory import MemoryStore
+from state.rocksdb import RocksStore
+from state.spec import read_spec
+from state.versions import Version
+from streaming.events import EventBatch, Ids
+from streaming.rules import EventRules
+
+STEPS = (
+    "before_dead_letters",  # nothing of the commit was done
+    "after_dead_letters",  # the dead letters are durable, nothing else
+    "batch_half_built",
+    "batch_built",  # and not written
+    "after_write",  # rows and offsets are durable, nobody was told
+    "before_told",
+    "after_told",
+)
+
+
+class Job(msgspec.Struct):
+    """One run of a worker.
+
+    Attributes:
+        version: directory of the version.
+        step, commit: die at this step of the commit of this number, from 1; "" for never.
+        moment_s: be killed from outside so many seconds after the start.
+        every: events between commits.
+        check_events: events between two looks at what has expired.
+        warm: compile what the version needs first, for this job and those after it.
+    """
+
+    version: str
+    files: list[str]
+    step: str = ""
+    commit: int = 1
+    moment_s: float | None = None
+    every: int = 50
+    batch: int = 32
+    user_cache: int = 25
+    check_events: int = 128
+    warm: bool = False
+
+
+class Fate:
+    """Kills this process when the step of the commit is reached."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._commit = 0
+
+    def begin(self) -> None:
+        self._commit += 1
+
+    def reached(self, step: str) -> None:
+        if step == self._job.step and self._commit == self._job.commit:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DyingStore(RocksStore):
+    fate: Fate
+
+    def write(self, puts: Iterable[tuple[bytes, bytes]], deletes: Iterable[bytes] = ()) -> None:
+        if hasattr(self, "fate"):  # not the first write, of the format
+            super().write(self._counted(puts), deletes)
+            self.fate.reached("after_write")
+        else:
+            super().write(puts, deletes)
+
+    def _counted(self, puts: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+        for number, pair in enumerate(puts):
+            if number == 5:
+                self.fate.reached("batch_half_built")
+            yield pair
+        self.fate.reached("batch_built")
+
+
+class DyingLetters(DeadLetters):
+    fate: Fate
+
+    def sync(self) -> None:
+        self.fate.begin()
+        self.fate.reached("before_dead_letters")
+        super().sync()
+        self.fate.reached("after_dead_letters")
+
+
+class DyingLog(FilesLog):
+    fate: Fate
+
+    def committed(self, positions: Mapping[str, int]) -> None:
+        self.fate.reached("before_told")
+        super().committed(positions)
+        self.fate.reached("after_told")
+
+
+def work(job: Job) -> None:
+    """The worker, as `freshet work` puts it together."""
+    vars(state.learned)["CHECK_EVENTS"] = job.check_events
+    path = Path(job.version)
+    version = Version(path.name, path, read_spec(path / "spec.toml"))
+    fate = Fate(job)
+    store = DyingStore(version.store_path)
+    store.fate = fate
+    with store:
+        learned = Learned(version.spec, store, user_cache=job.user_cache)
+        units = {s.name: s.time_unit for s in learned.ledger.sources if s.time_unit}
+        log = DyingLog(job.files, EventRules(), time_units=units)
+        letters = DyingLetters(version.dead_letters_path)
+        log.fate = letters.fate = fate
+        EmbeddingWorker(
+            learned,
+            log,
+            dead_letters=letters,
+            metrics=WorkerMetrics(CollectorRegistry()).of(version.name),
+            pace=Pace(events=job.every),
+            batch_events=job.batch,
+        ).run(Flag())
+        log.close()
+        letters.close()
+
+
+def warm(job: Job) -> None:
+    """Load the compiled kernels into this process, so that its children need not."""
+    spec = read_spec(Path(job.version) / "spec.toml")
+    ids = Ids(np.frombuffer(b"abc", np.uint8), np.arange(3), np.arange(1, 4))
+    ones = np.ones(3, np.float32)
+    store = MemoryStore()
+    for _ in range(2):
+        learned = Learned(spec, store, user_cache=3)
+        events = EventBatch(ids, ids, np.arange(3), np.arange(3), ones, ones)
+        learned.make_room(events)
+        learned.learn(learned.resolve(events, learned.ledger.partition("warm")))
+        learned.ledger.record(0, learned.ledger.number - 3, learned.ledger.number)
+        learned.commit()
+
+
+def serve() -> None:
+    """Fork for each job of standard input, and say how it ended."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    for line in sys.stdin.buffer:
+        job = msgspec.json.decode(line, type=Job)
+        if job.warm:
+            warm(job)
+        started = time.monotonic()
+        closes_at_death, held = os.pipe()
+        child = os.fork()
+        if child == 0:
+            _live(job)
+        os.close(held)
+        ended, _, _ = select.select([closes_at_death], [], [], job.moment_s)
+        if not ended:
+            os.kill(child, signal.SIGKILL)
+        os.close(closes_at_death)
+        _, status = os.waitpid(child, 0)
+        code = os.waitstatus_to_exitcode(status)
+        print(json.dumps({"code": code, "seconds": time.monotonic() - started}), flush=True)
+
+
+def _live(job: Job) -> None:
+    code = 1
+    try:
+        work(job)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+class End(NamedTuple):
+    """How a run ended: exit code, below 0 the signal; wall seconds."""
+
+    code: int
+    seconds: float
+
+    @property
+    def killed(self) -> bool:
+        """Whether it was killed with SIGKILL."""
+        return self.code == -signal.SIGKILL
+
+
+class Driver:
+    """The process that forks workers, as a context."""
+
+    def __init__(self) -> None:
+        root = Path(__file__).resolve().parents[2]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.crash.driver"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=root,
+        )
+
+    def run(self, job: Job) -> End:
+        """Run a worker to its end.
+
+        Raises:
+            RuntimeError: it neither finished nor was killed; what it said stands on standard error.
+        """
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None and stdout is not None
+        stdin.write(msgspec.json.encode(job) + b"\n")
+        stdin.flush()
+        answer: dict[str, Any] = json.loads(stdout.readline() or b'{"code": 1, "seconds": 0}')
+        end = End(answer["code"], answer["seconds"])
+        if end.code != 0 and not end.killed:
+            raise RuntimeError(f"the worker ended with {end.code}, expected 0 or SIGKILL: {job}")
+        return end
+
+    def __enter__(self) -> Driver:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+
+if __name__ == "__main__":
+    serve()
