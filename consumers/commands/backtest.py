@@ -97,7 +97,7 @@ def backtest(
     chosen = every or usual_every(history.events)
     if every is None and chosen > 1:
         stderr.print(
-            f"{history.events:,} events: one in {chosen} is evaluated, to be quick; --every 1 evaluates each.",
+            f"{history.events:,} events: one in {chosen} is evaluated, which is quick; --every 1 does all.",
             soft_wrap=True,
         )
     comparison = _compare(

@@ -143,7 +143,7 @@ def test_long_history_is_evaluated_in_part_and_says_so(
     assert main(["backtest", str(path), "--learner", "popularity"]) == 0
     captured = capsys.readouterr()
     assert "66,667 of them (one in 3)" in captured.out
-    assert "--every 1 evaluates each" in captured.err
+    assert "--every 1 does all" in captured.err
 
 
 def test_sketch_draws_every_curve_under_its_axis(events: Path) -> None:
