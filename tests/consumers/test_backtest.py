@@ -85,7 +85,8 @@ def test_segments_of_a_small_history_count_new_and_returning_users(tmp_path: Pat
         ("movietweetings-100k", (), True, 1, (0.1321, 0.0687, 0.2014, 0.0544)),
         ("online-retail", (), False, 1, (0.0355, 0.0176, 0.0609, 0.0139)),
         pytest.param(
-            "yoochoose-ader", (), False, 2, (0.0586, 0.0277, 0.1000, 0.0213), marks=pytest.mark.slow
+            *("yoochoose-ader", (), False, 2, (0.0586, 0.0277, 0.1000, 0.0213)),
+            marks=[pytest.mark.slow, pytest.mark.timeout(900)],
         ),
     ],
     ids=["ml-100k-value-5", "ml-100k", "movietweetings", "online-retail", "yoochoose"],
