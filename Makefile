@@ -71,7 +71,7 @@ crash: setup ## Run the failure tests with their full counts
 	$(BIN)/python -m benchmarks.crash $(ARGS)
 
 lock: setup ## Bring requirements.lock in step with pyproject.toml (newer versions: ARGS=--upgrade)
-	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 \
+	$(BIN)/uv pip compile pyproject.toml --group dev --extra broker --universal --python-version 3.11 \
 		--fork-strategy fewest --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--custom-compile-command 'make lock' --quiet --output-file requirements.lock $(ARGS)
 
