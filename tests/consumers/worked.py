@@ -33,7 +33,7 @@ def lines(n: int, *, seed: int, start: int = 0) -> list[str]:
     """JSON lines of events; one in ten is blank or bad."""
     random = np.random.default_rng((seed, start))
     return [
-        BAD[k % len(BAD)]
+        BAD[k // 10 % len(BAD)]
         if k % 10 == 9
         else json.dumps({
             "user": f"u{int(30 * random.random() ** 2)}",
