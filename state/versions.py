@@ -104,8 +104,8 @@ class Version:
         kept = self.path / "snapshots"
         kept.mkdir(exist_ok=True)
         # The store has one writer, so whatever is half made or half removed was left by a kill.
-        for half in kept.glob(".*"):
-            shutil.rmtree(half)
+        for left in (*kept.glob(".*.new"), *kept.glob(".*.gone")):
+            shutil.rmtree(left)
         half = kept / f".{number}.new"
         store.checkpoint(half)
         target = kept / f"{number:012d}"
@@ -144,7 +144,10 @@ class Version:
         made.rename(new)
         _write_whole(self.path / "current", new.name)
         _write_whole(self.path / "identity", uuid.uuid4().hex)
-        shutil.rmtree(old, ignore_errors=True)
+        # The old store, and what a kill left at an earlier time.
+        for path in self.path.glob("store-*"):
+            if path != new:
+                shutil.rmtree(path, ignore_errors=True)
 
     @contextmanager
     def holding(self) -> Iterator[None]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import json
 from pathlib import Path
 from threading import Event as Flag
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from consumers.cli import main
@@ -71,6 +75,21 @@ def test_rebuild_equals_when_the_rules_changed_between_runs(tmp_path: Path) -> N
     with version.reading() as store:
         assert [first for first, _ in Ledger.read(store).rules] == [0, 96]
     assert rebuild(version).found == 0
+
+
+def test_rebuild_equals_for_csv_parquet_and_gzip(tmp_path: Path) -> None:
+    version = made(tmp_path / "home")
+    events = [json.loads(line) for line in lines(400, seed=4) if len(line) > 60]
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        rows = csv.DictWriter(file, events[0])
+        rows.writeheader()
+        rows.writerows(events)
+    pq.write_table(pa.Table.from_pylist(events), tmp_path / "b.parquet")
+    with gzip.open(tmp_path / "c.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(event) + "\n" for event in events)
+    learn(version, *(tmp_path / name for name in ("a.csv", "b.parquet", "c.jsonl.gz")), commit=100)
+    result = rebuild(version)
+    assert (result.found, result.records) == (0, 3 * len(events))
 
 
 def test_rules_are_the_same_when_read_from_their_text() -> None:

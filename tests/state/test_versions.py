@@ -163,6 +163,16 @@ def test_restored_version_that_learns_on_equals_one_that_never_left(version: Ver
     assert everything(version.store_path) == everything(version.snapshot_path(number))
 
 
+def test_store_that_a_killed_restore_left_is_removed_by_the_next(version: Version) -> None:
+    learn(version, STREAM.part(0, 100))
+    number = snapshot(version)
+    for name in ("store-000000", "store-000002"):  # killed after its last step, and before it
+        shutil.copytree(version.store_path, version.path / name)
+    version.restore(number)
+    assert [path.name for path in version.path.glob("store-*")] == ["store-000002"]
+    assert everything(version.store_path) == everything(version.snapshot_path(number))
+
+
 def test_snapshot_of_another_past_is_replaced(version: Version) -> None:
     learn(version, STREAM.part(0, 200))
     snapshot(version)
