@@ -16,7 +16,7 @@ from consumers.dead_letters import DeadLetters
 from consumers.eventlog.contract import EventLog, Slice
 from consumers.metrics import VersionMetrics, reason_class
 from state.learned import Learned
-from streaming.errors import BadRecordError
+from streaming.errors import BadRecordError, InputError
 from streaming.events import EventBatch
 from streaming.learners.contract import Batch, Outcome
 
@@ -157,7 +157,7 @@ class EmbeddingWorker:
         self.begin()
         while not stop.is_set():
             before = time.perf_counter()
-            found = self.log.poll(self._batch_events, POLL_S)  # 1
+            found = self._poll()  # 1
             if found is not None:
                 self.take(found, time.perf_counter() - before)  # 2 to 6
             self.commit_if_due()  # 7
@@ -171,6 +171,13 @@ class EmbeddingWorker:
         self.totals.seconds = time.monotonic() - started
         self._observe(self.totals)
         return self.totals
+
+    def _poll(self) -> Slice | None:
+        try:
+            return self.log.poll(self._batch_events, POLL_S)
+        except InputError:
+            self.commit()  # the log may stay broken: what it gave is kept
+            raise
 
     def begin(self) -> None:
         """Go on from the offsets in the store."""
@@ -214,6 +221,7 @@ class EmbeddingWorker:
     def _learn(self, found: Slice, polled: float) -> None:
         learned, ledger = self.learned, self.learned.ledger
         partition = ledger.partition(found.source)
+        learned_before = ledger.learned
         hits, misses, tally = learned.users.hits, learned.users.misses, learned.tally
 
         def commit_before(offset: int) -> None:
@@ -224,7 +232,7 @@ class EmbeddingWorker:
         took = learn_events(learned, found.events, partition, commit_before)  # 3, 4, 5
         steps = {"poll": polled, "resolve": took.resolve_s, "learn": took.learn_s}
         self.totals.events += len(found.events)
-        self.totals.learned = ledger.learned
+        self.totals.learned += ledger.learned - learned_before
         clipped, skipped = learned.tally
         self._metrics.observe_batch(
             events=len(found.events),
@@ -286,7 +294,8 @@ class EmbeddingWorker:
     def _report(self, cost: float, now: float, rows: int) -> None:
         learned, metrics = self.learned, self._metrics
         metrics.observe_commit(seconds=cost, stage_seconds=0.0, arrived=self._arrived, now=now)
-        metrics.observe_lag(dict(enumerate(self.log.lag().values())))
+        lag = {learned.ledger.partition(source): left for source, left in self.log.lag().items()}
+        metrics.observe_lag(lag)
         summary = learned.prequential.summary()
         recent = learned.prequential.window()
         ratios = {("overall", "all", k): summary["overall"][f"hr@{k}"] for k in (10, 20)}
