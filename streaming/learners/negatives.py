@@ -24,6 +24,12 @@ def table_size(candidates: int) -> int:
     return size
 
 
+@inner
+def first_place(slot: int, mask: int) -> int:
+    """Where a `place_of` table of mask + 1 places begins to look for a slot."""
+    return (slot * 0x9E3779B1 >> 7) & mask
+
+
 @kernel
 def place_of(table: NDArray[np.int32], slots: NDArray[np.int32], slot: int, following: int) -> int:
     """Place of an item among the candidates; one that is not there is entered as number `following`.
@@ -31,7 +37,7 @@ def place_of(table: NDArray[np.int32], slots: NDArray[np.int32], slot: int, foll
     `table` is an open-addressed hash table of places, -1 where empty; the caller clears it.
     """
     mask = table.shape[0] - 1
-    at = (slot * 0x9E3779B1 >> 7) & mask
+    at = first_place(slot, mask)
     while True:
         place = table[at]
         if place < 0:

@@ -64,7 +64,7 @@ class Options(NamedTuple):
     """
 
     dimension: int = 64
-    learning_rate: float = 0.08
+    learning_rate: float = 0.09
     negatives: int = 100
     temperature: float = 1.0
     l2: float = 0.0
