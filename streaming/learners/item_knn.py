@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from streaming.kernels import kernel
+from streaming.kernels import inner, kernel
 from streaming.learners.contract import Event, Field, Layout, Learner, Model, fade, past_item
 from streaming.learners.neighbours import add, count_total, fade_lists, popularity_share, unit, weight_of
 
@@ -39,7 +39,7 @@ class Options(NamedTuple):
     popularity_half_life: float = 3000.0
 
 
-@kernel
+@inner
 def learn_together(
     model: Model, event: Event, which: int, column: int, last: int, distance: float, half_life: float
 ) -> None:
@@ -62,7 +62,7 @@ def learn_together(
         step *= distance
 
 
-@kernel
+@inner
 def similarity(together: float, count: float, other_count: float, shrink: float) -> float:
     """n(i, j) / √((c_i + shrink) (c_j + shrink)), all in one unit, which cancels out.
 
@@ -72,7 +72,7 @@ def similarity(together: float, count: float, other_count: float, shrink: float)
     return together / np.sqrt(product) if product > 0.0 else 0.0
 
 
-@kernel
+@inner
 def add_similar(
     model: Model,
     event: Event,

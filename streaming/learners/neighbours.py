@@ -14,19 +14,19 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from streaming.kernels import kernel
+from streaming.kernels import inner
 from streaming.learners.contract import Model, Neighbours, fade_period, half_life_scale
 
 _TRIES = 4  # places of a full list that a new entry tries for an item that is gone
 
 
-@kernel
+@inner
 def unit(number: int, half_life: float) -> float:
     """What one event of weight 1 adds to a decaying field at event `number`, in the field's stored unit."""
     return 1.0 / half_life_scale(number, half_life)
 
 
-@kernel
+@inner
 def find(neighbours: Neighbours, which: int, slot: int, serial: int) -> int:
     """Place of an item in list `which` of a row, -1 where it is not there."""
     wanted = np.int32(serial)
@@ -37,7 +37,7 @@ def find(neighbours: Neighbours, which: int, slot: int, serial: int) -> int:
     return int(found)
 
 
-@kernel
+@inner
 def weight_of(model: Model, which: int, slot: int, other: int) -> float:
     """Stored weight of item `other` in list `which` of row `slot`; 0 where it is not there or slot is -1."""
     if slot < 0:
@@ -46,7 +46,7 @@ def weight_of(model: Model, which: int, slot: int, other: int) -> float:
     return model.neighbours.weight[which, slot, place] if place >= 0 else 0.0
 
 
-@kernel
+@inner
 def _smallest(neighbours: Neighbours, which: int, slot: int) -> int:
     """Place of the smallest weight in a list, the last of equal ones.
 
@@ -63,7 +63,7 @@ def _smallest(neighbours: Neighbours, which: int, slot: int) -> int:
     return int(found)
 
 
-@kernel
+@inner
 def _place_for(neighbours: Neighbours, slot_of: NDArray[np.int32], which: int, slot: int, number: int) -> int:
     """Place of a new entry: the end, else that of an item that is gone, else that of the smallest weight.
 
@@ -81,7 +81,7 @@ def _place_for(neighbours: Neighbours, slot_of: NDArray[np.int32], which: int, s
     return _smallest(neighbours, which, slot)
 
 
-@kernel
+@inner
 def add(
     neighbours: Neighbours,
     slot_of: NDArray[np.int32],
@@ -110,7 +110,7 @@ def add(
     touched[slot] = number
 
 
-@kernel
+@inner
 def fade_lists(model: Model, which: int, known: int, number: int, half_life: float) -> None:
     """At fixed event numbers, bring the weights of list `which` of all rows back to the scale 1."""
     if np.isinf(half_life) or number % fade_period(half_life) != 0:
@@ -123,7 +123,7 @@ def fade_lists(model: Model, which: int, known: int, number: int, half_life: flo
         model.items.touched[slot] = number
 
 
-@kernel
+@inner
 def count_total(model: Model, column: int, known: int) -> float:
     """Sum of the counts above 0 in a column of the items; never 0, so that it can divide."""
     total = 0.0
@@ -132,7 +132,7 @@ def count_total(model: Model, column: int, known: int) -> float:
     return max(total, 1e-30)
 
 
-@kernel
+@inner
 def popularity_share(model: Model, column: int, share: float, out: NDArray[np.float32]) -> None:
     """out_j = share · c_j / Σ c, c the counts in a column of the items: what ranks where lists are silent."""
     factor = np.float32(share / count_total(model, column, out.shape[0]))

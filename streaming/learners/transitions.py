@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from streaming.kernels import kernel
+from streaming.kernels import inner, kernel
 from streaming.learners.contract import (
     Event,
     Field,
@@ -46,7 +46,7 @@ class Options(NamedTuple):
     popularity_half_life: float = 3000.0
 
 
-@kernel
+@inner
 def learn_transitions(model: Model, event: Event, which: int, backward: float, half_life: float) -> None:
     """w(p_k → i) += weight / k and w(i → p_k) += backward · weight / k, p_k the item had k events ago, k ≤ 3.
 
@@ -65,7 +65,7 @@ def learn_transitions(model: Model, event: Event, which: int, backward: float, h
             add(lists, slots, touched, event.number, which, item, other, backward * step / (k + 1))
 
 
-@kernel
+@inner
 def add_transitions(
     model: Model,
     event: Event,
