@@ -336,7 +336,7 @@ def layout(options: Options) -> Layout:
         user=(Field("vector", options.dimension, sigma=drawn), accumulator),
         item=(vector, Field("bias"), accumulator),
         history=options.history,
-        optimiser="row-wise adagrad",
+        optimiser="adagrad",
     )
 
 
