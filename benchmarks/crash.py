@@ -1,0 +1,100 @@
+"""Failure tests with their full counts: kills at every step, at random moments, a million mutated lines.
+
+`python -m benchmarks.crash` writes `results/crash.json`; it ends with exit code 1 where anything was
+lost, learned twice or differed in a byte.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from benchmarks.record import record
+from tests.crash.driver import STEPS, Driver
+from tests.crash.worlds import FORGETFUL, LEARNERS, World
+
+COMMITS = range(1, 7)  # commits of a run at which each step is struck
+KILLS_EACH = 12  # most random kills that one version bears
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run all parts and record them."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.crash", description=__doc__)
+    parser.add_argument("--moments", type=int, default=200, help="kills at random moments (200)")
+    parser.add_argument("--lines", type=int, default=1_000_000, help="mutated lines (1000000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random moments and mutations (0)")
+    chosen = parser.parse_args(arguments)
+    figures: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="freshet-crash-") as home, Driver() as driver:
+        worlds = [
+            World(Path(home) / name.replace(" ", "-"), driver, name.split()[-1], kept=kept)
+            for name, kept in (*((learner, {}) for learner in LEARNERS), ("forgetful softmax", FORGETFUL))
+        ]
+        figures["steps"] = _steps(worlds)
+        figures["moments"] = _moments(worlds, chosen.moments, Random(chosen.seed))
+    figures["mutated_lines"] = _mutated_lines(chosen.lines, chosen.seed)
+    print(record("crash", figures))
+    return 0
+
+
+def _steps(worlds: list[World]) -> dict[str, Any]:
+    """Each step of each of the first commits of a run, then all of them one after the other."""
+    begun, kills, versions = time.monotonic(), 0, 0
+    for world in worlds:
+        for step in STEPS:
+            for commit in COMMITS:
+                kills += world.killed_at([(step, commit)])
+                versions += 1
+            print(f"steps: {world.learner}, {step}: {kills} kills, stores equal", file=sys.stderr, flush=True)
+        kills += world.killed_at([(step, 1 + k % 2) for k, step in enumerate(STEPS)])
+        versions += 1
+    wanted = len(worlds) * (len(STEPS) * len(COMMITS) + len(STEPS))
+    if kills != wanted:
+        raise AssertionError(f"{kills} workers were killed, expected {wanted}; a step was not reached")
+    return _figures(kills, versions, begun)
+
+
+def _moments(worlds: list[World], wanted: int, random: Random) -> dict[str, Any]:
+    """Kills from outside at random moments, until there were as many as wanted."""
+    begun, kills, versions = time.monotonic(), 0, 0
+    while kills < wanted:
+        world = worlds[versions % len(worlds)]
+        kills += world.killed_at_moments(random, min(KILLS_EACH, wanted - kills))
+        versions += 1
+        print(f"moments: {kills} of {wanted} kills, stores equal", file=sys.stderr, flush=True)
+    return _figures(kills, versions, begun)
+
+
+def _figures(kills: int, versions: int, begun: float) -> dict[str, Any]:
+    return {
+        "kills": kills,
+        "versions_compared": versions,
+        "keys_that_differ": 0,  # the first one raises
+        "seconds": round(time.monotonic() - begun, 1),
+    }
+
+
+def _mutated_lines(count: int, seed: int) -> dict[str, Any]:
+    """Lines changed at random: the kernel and the slow definition agree on each, and nothing is raised."""
+    begun = time.monotonic()
+    # Loaded by name: the mutations belong to the decoder's tests.
+    decoding = importlib.import_module("tests.streaming.test_decoding")
+    events = decoding.compare_mutated_lines(count, seed)
+    return {
+        "lines": count,
+        "events": events,
+        "bad_or_blank": count - events,
+        "exceptions": 0,  # the first one raises
+        "seconds": round(time.monotonic() - begun, 1),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
