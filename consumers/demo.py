@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from threading import Event as Flag
 from typing import Any
 
 import numpy as np
 
+from consumers.control import Control, Holder
 from consumers.dead_letters import DeadLetters
 from consumers.embeddings import POLL_S, EmbeddingWorker, Pace
 from consumers.eventlog.contract import Slice
@@ -19,7 +22,6 @@ from consumers.metrics import WorkerMetrics
 from consumers.settings import Settings
 from state.answers import in_words, recommend
 from state.learned import Learned
-from state.rocksdb import RocksStore
 from state.spec import new_spec
 from state.versions import Registry, Version
 from streaming.simulator import SimulatorOptions
@@ -79,25 +81,28 @@ class Demo:
         self, settings: Settings, metrics: WorkerMetrics, *, seed: int, rate: float | None, more: int | None
     ) -> None:
         registry, worker = Registry(settings.home), settings.worker
-        self._stores: list[RocksStore] = []
-        learned: dict[str, Learned] = {}
+        self._open = ExitStack()
         versions = {learner: _version(registry, name, learner) for name, learner in LEARNERS.items()}
-        for learner, version in versions.items():
-            self._stores.append(version.open())
-            learned[learner] = Learned(version.spec, self._stores[-1], user_cache=worker.user_cache)
-        begun = min(l.ledger.number for l in learned.values())
+        learned = {
+            learner: Learned(
+                version.spec, self._open.enter_context(version.open()), user_cache=worker.user_cache
+            )
+            for learner, version in versions.items()
+        }
+        begun = min(known.ledger.number for known in learned.values())
         limit = None if more is None else begun + more
         self.log = SimulatorLog(SimulatorOptions(seed=seed), rate=rate, limit=limit)
-        self._workers = {
-            learner: EmbeddingWorker(
+        self._workers: dict[str, EmbeddingWorker] = {}
+        for learner, version in versions.items():
+            holder = Holder(version, learned[learner].store, partial(learned.__getitem__, learner))
+            self._workers[learner] = EmbeddingWorker(
                 learned[learner],
                 self.log,
                 dead_letters=DeadLetters(version.dead_letters_path),
                 metrics=metrics.of(version.name),
                 pace=Pace(worker.commit_interval_min, worker.commit_interval_max, worker.commit_share),
+                control=self._open.enter_context(Control(holder)),
             )
-            for learner, version in versions.items()
-        }
         self._oracle_hits = self._oracle_events = 0
         self._freshness: deque[float] = deque(maxlen=_KEPT)
         self._recent: deque[tuple[float, int]] = deque(maxlen=64)
@@ -133,6 +138,7 @@ class Demo:
             if has < found.next_offset:
                 worker.take(_from(found, has), polled_s)
             worker.commit_if_due()
+            worker.answer()
         ranks = self.log.oracle_ranks(found.first, found.next_offset)
         self._oracle_hits += int((ranks < 10).sum())
         self._oracle_events += len(ranks)
@@ -150,7 +156,9 @@ class Demo:
         summaries = {name: w.learned.prequential.summary() for name, w in self._workers.items()}
         windows = {name: w.learned.prequential.window() for name, w in self._workers.items()}
         fresh = np.array(self._freshness or [float("nan")])
-        (first, begun), (last, now) = (self._recent[0], self._recent[-1]) if self._recent else ((0.0, 0), (0.0, 0))
+        (first, begun), (last, now) = (
+            (self._recent[0], self._recent[-1]) if self._recent else ((0.0, 0), (0.0, 0))
+        )
         default = summaries["softmax"]
         return Picture(
             events=self.learned.ledger.number,
@@ -178,8 +186,7 @@ class Demo:
 
     def close(self) -> None:
         """Release the stores."""
-        for store in self._stores:
-            store.close()
+        self._open.close()
 
 
 def _version(registry: Registry, name: str, learner: str) -> Version:

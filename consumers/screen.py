@@ -44,7 +44,9 @@ def _figures(picture: Picture, seconds: float) -> Group:
     newcomers = _figure(_share(picture.new_user_hit_rate), "hit rate at their first event")
     gap = Text("   ")
     return Group(
-        gap.join([*first, Text("durable after ") + Text(fresh, style="bold"), Text(f"running {seconds:.0f} s")]),
+        gap.join(
+            [*first, Text("durable after ") + Text(fresh, style="bold"), Text(f"running {seconds:.0f} s")]
+        ),
         gap.join([*second, newcomers]),
     )
 
@@ -66,7 +68,9 @@ def _rates(picture: Picture) -> Group:
         filled = 0 if math.isnan(rate) else round(_WIDTH * rate / most)
         bar = Text("█" * filled, style=colour) + Text("·" * (_WIDTH - filled), style="dim")
         made.add_row(name, bar, _share(rate), _part_of_best(rate, picture.best))
-    title = Text("\nHit rate at 10", style="bold") + Text("  each event predicted before it is learned", style="dim")
+    title = Text("\nHit rate at 10", style="bold") + Text(
+        "  each event predicted before it is learned", style="dim"
+    )
     return Group(title, made)
 
 

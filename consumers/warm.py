@@ -32,7 +32,9 @@ def warm() -> None:
         again = Demo(settings, WorkerMetrics(CollectorRegistry()), seed=1, rate=None, more=100)
         again.close()
     record = np.frombuffer(b'{"user":"u","item":"i","ts":1700000000}', np.uint8)
-    JsonDecoder(EventRules(), None).decode(record, np.zeros(1, np.int64), np.array([len(record)]), np.zeros(1, np.int64))
+    JsonDecoder(EventRules(), None).decode(
+        record, np.zeros(1, np.int64), np.array([len(record)]), np.zeros(1, np.int64)
+    )
 
 
 if __name__ == "__main__":

@@ -43,9 +43,13 @@ def demo(
     if events is not None and events < 1:
         raise UsageError(f"--events must be at least 1, got {events}.")
     if not 0 <= rate < float("inf"):
-        raise UsageError(f"--rate must be 0 (as fast as possible) or a number of events a second, got {rate}.")
+        raise UsageError(
+            f"--rate must be 0 (as fast as possible) or a number of events a second, got {rate}."
+        )
     started = time.monotonic()
-    stderr.print("Starting: loading compiled kernels. Where there are none yet they are made now, once; about a minute.")
+    stderr.print(
+        "Starting: loading compiled kernels. Where there are none yet they are made now, once; about a minute."
+    )
     # Imported after the first words, because compiled code takes a moment to load.
     from consumers.commands.work import stop_on_signals
     from consumers.demo import Demo, summary
