@@ -50,9 +50,15 @@ def explain(model: Model, event: Event, out: NDArray[np.float32]) -> None:
     out[1] = model.items.floats[event.item, COUNT] * half_life_scale(event.number, model.options.half_life)
 
 
+def check(options: Options) -> None:
+    """Refuse what cannot be."""
+    if not options.half_life >= 1.0:
+        raise ValueError("half_life must be at least 1 event (inf never forgets)")
+
+
 def layout(options: Options) -> Layout:
     """An item's row is its count."""
     return Layout(user=(), item=(Field("count"),), history=1)
 
 
-LEARNER = Learner("popularity", Options, layout, score, learn, explain=explain, decay=decay)
+LEARNER = Learner("popularity", Options, layout, score, learn, check=check, explain=explain, decay=decay)
