@@ -16,7 +16,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
+
 from benchmarks.record import record
+from streaming.decoding import JsonDecoder
+from streaming.rules import EventRules
 from tests.crash.driver import STEPS, Driver
 from tests.crash.worlds import FORGETFUL, LEARNERS, World
 
@@ -90,9 +94,13 @@ def _mutated_lines(count: int, seed: int) -> dict[str, Any]:
     for first in range(0, count, LINES_AT_ONCE):
         lines = decoding.mutated_lines(min(LINES_AT_ONCE, count - first), seed + first)
         decoding.same_on_both_paths(lines, decoding.RULES)
-        found, refused, _ = decoding.decode(lines)
-        left = set(range(len(lines))) - {*found.offsets.tolist()} - {record.offset for record in refused}
-        if len(found) + len(refused) + len(left) != len(lines) or any(lines[k].strip() for k in left):
+        ends = np.cumsum([len(line) for line in lines])
+        starts = np.concatenate([[0], ends[:-1]])
+        data, offsets = np.frombuffer(b"".join(lines), np.uint8), np.arange(len(lines))
+        found, refused = JsonDecoder(EventRules(), None).decode(data, starts, ends, offsets)
+        told = [*found.offsets.tolist(), *(record.offset for record in refused)]
+        left = set(range(len(lines))) - set(told)
+        if len(told) + len(left) != len(lines) or any(lines[k].strip() for k in left):
             raise AssertionError(f"of lines {first} to {first + len(lines)} some are no event, bad or blank")
         events, bad, blank = events + len(found), bad + len(refused), blank + len(left)
     return {
