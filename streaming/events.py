@@ -17,7 +17,7 @@ class Ids:
     end: NDArray[np.int64]  # (N,)
 
     def __len__(self) -> int:
-        return self.start.shape[0]
+        return len(self.start)
 
     def __getitem__(self, k: int) -> str:
         return self.data[self.start[k] : self.end[k]].tobytes().decode()
@@ -46,7 +46,7 @@ class EventBatch:
     weights: NDArray[np.float32]  # (N,)
 
     def __len__(self) -> int:
-        return self.offsets.shape[0]
+        return len(self.offsets)
 
     def part(self, first: int, last: int) -> EventBatch:
         """Events first … last - 1, without a copy."""
@@ -70,6 +70,8 @@ class BadRecord:
         raw: the record's first bytes (at most 1,000).
         length: bytes of the whole record, where `raw` holds only its start.
         line: line of the file at which the record starts, where lines have numbers.
+        whole: all of the record's bytes, where the log keeps them and `raw` holds only its start.
+        key: the record's key, where the log has keys.
     """
 
     offset: int
@@ -77,3 +79,5 @@ class BadRecord:
     raw: bytes
     length: int | None = None
     line: int | None = None
+    whole: bytes | None = None
+    key: bytes | None = None
