@@ -56,12 +56,16 @@ def main() -> None:
                 profiler.disable()
                 cpu = time.process_time() - begun
     stats = pstats.Stats(profiler).stats  # type: ignore[attr-defined]
-    print(f"{given.learner}, {given.events:,} events: {seconds:.2f} s, {1e6 * cpu / given.events:.2f} µs of CPU an event\n")
+    print(
+        f"{given.learner}, {given.events:,} events: {seconds:.2f} s, "
+        f"{1e6 * cpu / given.events:.2f} µs of CPU an event\n"
+    )
     print(f"{'step':24}{'µs an event':>12}{'calls':>10}")
     for step, file, function, *_ in STEPS:
         found = [v for k, v in stats.items() if k[0].endswith("/" + file) and k[2] == function]
         if found:
-            print(f"{step:24}{1e6 * max(v[3] for v in found) / given.events:>12.3f}{sum(v[0] for v in found):>10,}")
+            cost = 1e6 * max(v[3] for v in found) / given.events
+            print(f"{step:24}{cost:>12.3f}{sum(v[0] for v in found):>10,}")
 
 
 if __name__ == "__main__":

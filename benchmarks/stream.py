@@ -31,8 +31,8 @@ def stream_s(events: int = EVENTS, users: int = USERS, items: int = ITEMS, seed:
         half = path.with_suffix(".half")
         with half.open("w") as file:
             file.writelines(
-                '{"user":"user-%06d","item":"item-%05d","ts":%d,"type":"click","value":1.0}\n' % row
-                for row in zip(user.tolist(), item.tolist(), ts.tolist(), strict=True)
+                f'{{"user":"user-{u:06d}","item":"item-{i:05d}","ts":{t},"type":"click","value":1.0}}\n'
+                for u, i, t in zip(user.tolist(), item.tolist(), ts.tolist(), strict=True)
             )
         half.rename(path)
     return path

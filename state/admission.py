@@ -20,10 +20,19 @@ _FORGOTTEN = 0.25  # a count that decayed below this is dropped
 
 @kernel
 def _admit(
-    ids: IdArrays, count: NDArray[np.float64], number: NDArray[np.int64], used: int, data: NDArray[np.uint8],
-    start: NDArray[np.int64], end: NDArray[np.int64], asks: NDArray[np.bool_], before: int, threshold: float,
-    half_life: float, admitted: NDArray[np.bool_],
-) -> int:  # fmt: skip
+    ids: IdArrays,
+    count: NDArray[np.float64],
+    number: NDArray[np.int64],
+    used: int,
+    data: NDArray[np.uint8],
+    start: NDArray[np.int64],
+    end: NDArray[np.int64],
+    asks: NDArray[np.bool_],
+    before: int,
+    threshold: float,
+    half_life: float,
+    admitted: NDArray[np.bool_],
+) -> int:
     """Count each asking event; admitted[i] = its id was seen `threshold` times. Returns the slots used."""
     for i in range(start.shape[0]):
         if not asks[i]:
@@ -79,9 +88,19 @@ class Admission:
             self._count, self._number = grown(self._count, size), grown(self._number, size)
         admitted = np.zeros(len(ids), np.bool_)
         self._used = _admit(
-            self.ids.arrays, self._count, self._number, self._used, ids.data, ids.start, ids.end, asks, before,
-            self.threshold, self._half_life, admitted,
-        )  # fmt: skip
+            self.ids.arrays,
+            self._count,
+            self._number,
+            self._used,
+            ids.data,
+            ids.start,
+            ids.end,
+            asks,
+            before,
+            self.threshold,
+            self._half_life,
+            admitted,
+        )
         self._drop(np.flatnonzero(self._count[: self._used] >= self.threshold))
         return admitted
 

@@ -44,12 +44,14 @@ def find(ids: IdArrays, data: NDArray[np.uint8], start: int, end: int, id_hash: 
                     same = False
                     break
             if same:
-                return slot
+                return int(slot)
         place = (place + 1) & mask
 
 
 @kernel
-def insert(ids: IdArrays, slot: int, data: NDArray[np.uint8], start: int, end: int, id_hash: np.uint64) -> None:
+def insert(
+    ids: IdArrays, slot: int, data: NDArray[np.uint8], start: int, end: int, id_hash: np.uint64
+) -> None:
     """Give an id that has none this slot; the caller has made room."""
     mask = ids.bucket.shape[0] - 1
     place = np.int64(id_hash & np.uint64(mask))
@@ -66,7 +68,9 @@ def insert(ids: IdArrays, slot: int, data: NDArray[np.uint8], start: int, end: i
 
 
 @kernel
-def hash_and_insert(ids: IdArrays, slots: NDArray[np.int64], data: NDArray[np.uint8], at: NDArray[np.int64]) -> None:
+def hash_and_insert(
+    ids: IdArrays, slots: NDArray[np.int64], data: NDArray[np.uint8], at: NDArray[np.int64]
+) -> None:
     """Give ids that have none these slots: id i is `data[at[i]:at[i + 1]]`."""
     for i in range(slots.shape[0]):
         insert(ids, slots[i], data, at[i], at[i + 1], hash_bytes(data, at[i], at[i + 1]))
@@ -120,8 +124,13 @@ def _reinsert(old: IdArrays, new: IdArrays, slots: int) -> None:
 
 
 @kernel
-def find_all(ids: IdArrays, data: NDArray[np.uint8], start: NDArray[np.int64], end: NDArray[np.int64],
-             slots: NDArray[np.int32]) -> None:  # fmt: skip
+def find_all(
+    ids: IdArrays,
+    data: NDArray[np.uint8],
+    start: NDArray[np.int64],
+    end: NDArray[np.int64],
+    slots: NDArray[np.int32],
+) -> None:
     """Slots of many ids, -1 where there is none."""
     for i in range(start.shape[0]):
         slots[i] = find(ids, data, start[i], end[i], hash_bytes(data, start[i], end[i]))

@@ -140,9 +140,11 @@ class Learned:
 
     def _drawn(self, keys: NDArray[np.uint64], number: int) -> NDArray[np.bool_]:
         if self._draw.every:
-            return (number + np.arange(len(keys))) % self._draw.every == 0
-        # The low bits of the keys start the random sequences, the high ones draw.
-        return (keys >> np.uint64(11)).astype(np.float64) < self._draw.rate * 2.0**53
+            drawn: NDArray[np.bool_] = (number + np.arange(len(keys))) % self._draw.every == 0
+        else:
+            # The low bits of the keys start the random sequences, the high ones draw.
+            drawn = (keys >> np.uint64(11)).astype(np.float64) < self._draw.rate * 2.0**53
+        return drawn
 
     def learn(self, batch: Batch) -> Outcome:
         """Score and learn resolved events, in order; expiry where its event number is reached."""
@@ -231,8 +233,8 @@ class Learned:
         spec = msgspec.convert(json.loads(unsealed(b"mspec", state[2])), Spec)
         if spec != self.spec:
             raise SettingError(
-                f"The store was learned under another spec: {_difference(spec, self.spec)}. A version keeps its spec; "
-                "make another one with `freshet versions create`."
+                f"The store was learned under another spec: {_difference(spec, self.spec)}. "
+                "A version keeps its spec; make another one with `freshet versions create`."
             )
         tables = json.loads(unsealed(b"mtables", state[0]))
         self.items.restore(self.store, tables["next_serial"])
@@ -257,7 +259,9 @@ class Learned:
             ring.serial[start : start + len(block)] = block
         ring.pushed[0] = self._ring_committed = pushed
         slots = self.items.slot_of_serial[ring.serial[: min(pushed, len(ring.serial))]]
-        self.items.recent_count += np.bincount(slots[slots >= 0], minlength=self.items.capacity).astype(np.int32)
+        self.items.recent_count += np.bincount(slots[slots >= 0], minlength=self.items.capacity).astype(
+            np.int32
+        )
 
 
 def _difference(old: Spec, new: Spec) -> str:

@@ -50,26 +50,31 @@ class RowArrays(NamedTuple):
 
 @kernel
 def _history_entries(arrays: RowArrays, slot: int) -> int:
-    return min(np.int64(arrays.history.pushed[slot]), arrays.history.serial.shape[1])
+    return int(min(np.int64(arrays.history.pushed[slot]), arrays.history.serial.shape[1]))
 
 
 @kernel
 def row_words(arrays: RowArrays, width: int, slot: int) -> int:
     """Length of a row's value in words."""
     words = HEADER_WORDS + width + 2 * _history_entries(arrays, slot)
-    for l in range(arrays.neighbours.length.shape[0]):
-        words += 1 + 2 * arrays.neighbours.length[l, slot]
+    for k_list in range(arrays.neighbours.length.shape[0]):
+        words += 1 + 2 * arrays.neighbours.length[k_list, slot]
     return words
 
 
 @kernel
-def _encode_row(arrays: RowArrays, head: NDArray[np.uint32], width: int, slot: int, words: NDArray[np.uint32]) -> None:
+def _encode_row(
+    arrays: RowArrays, head: NDArray[np.uint32], width: int, slot: int, words: NDArray[np.uint32]
+) -> None:
     rows = arrays.rows
     kept = _history_entries(arrays, slot)
     lists = arrays.neighbours.length.shape[0]
     words[0], words[1], words[2] = head[0], head[1], width
     words[3] = kept | (lists << 16)
-    words[4], words[5] = np.uint32(rows.seen[slot] & 0xFFFFFFFF), np.uint32((rows.seen[slot] >> 32) & 0xFFFFFFFF)
+    words[4], words[5] = (
+        np.uint32(rows.seen[slot] & 0xFFFFFFFF),
+        np.uint32((rows.seen[slot] >> 32) & 0xFFFFFFFF),
+    )
     words[6], words[7] = np.uint32(rows.touched[slot] & 0xFFFFFFFF), np.uint32(rows.touched[slot] >> 32)
     words[8] = rows.events[slot]
     words[9] = arrays.label[slot]
@@ -83,19 +88,27 @@ def _encode_row(arrays: RowArrays, head: NDArray[np.uint32], width: int, slot: i
         words[at + k] = arrays.history.serial[slot, k]
         words[at + kept + k] = arrays.history.time[slot, k]
     at += 2 * kept
-    for l in range(lists):
-        n = arrays.neighbours.length[l, slot]
+    for k_list in range(lists):
+        n = arrays.neighbours.length[k_list, slot]
         words[at] = n
-        weight = arrays.neighbours.weight[l, slot].view(np.uint32)
+        weight = arrays.neighbours.weight[k_list, slot].view(np.uint32)
         for k in range(n):
-            words[at + 1 + k] = arrays.neighbours.serial[l, slot, k]
+            words[at + 1 + k] = arrays.neighbours.serial[k_list, slot, k]
             words[at + 1 + n + k] = weight[k]
         at += 1 + 2 * n
 
 
 @kernel
-def _encode(arrays: RowArrays, ids: IdArrays, head: NDArray[np.uint32], prefix: int, width: int,
-            slots: NDArray[np.int64], at: NDArray[np.int64], out: NDArray[np.uint8]) -> None:  # fmt: skip
+def _encode(
+    arrays: RowArrays,
+    ids: IdArrays,
+    head: NDArray[np.uint32],
+    prefix: int,
+    width: int,
+    slots: NDArray[np.int64],
+    at: NDArray[np.int64],
+    out: NDArray[np.uint8],
+) -> None:
     """Row i: key at out[at[i, 0]:at[i, 1]], value at out[at[i, 2]:at[i + 1, 0]]."""
     words = out.view(np.uint32)
     for i in range(slots.shape[0]):
@@ -111,7 +124,9 @@ def _encode(arrays: RowArrays, ids: IdArrays, head: NDArray[np.uint32], prefix: 
 
 
 @kernel
-def _places(arrays: RowArrays, ids: IdArrays, width: int, slots: NDArray[np.int64], at: NDArray[np.int64]) -> int:
+def _places(
+    arrays: RowArrays, ids: IdArrays, width: int, slots: NDArray[np.int64], at: NDArray[np.int64]
+) -> int:
     end = 0
     for i in range(slots.shape[0]):
         at[i, 0] = end
@@ -123,8 +138,14 @@ def _places(arrays: RowArrays, ids: IdArrays, width: int, slots: NDArray[np.int6
 
 
 @kernel
-def _decode(arrays: RowArrays, head: NDArray[np.uint32], width: int, data: NDArray[np.uint8], start: NDArray[np.int64],
-            slots: NDArray[np.int64]) -> int:  # fmt: skip
+def _decode(
+    arrays: RowArrays,
+    head: NDArray[np.uint32],
+    width: int,
+    data: NDArray[np.uint8],
+    start: NDArray[np.int64],
+    slots: NDArray[np.int64],
+) -> int:
     """Fill rows from values; returns the index of the first value that is not such a row, else -1."""
     words = data.view(np.uint32)
     for i in range(slots.shape[0]):
@@ -137,9 +158,12 @@ def _decode(arrays: RowArrays, head: NDArray[np.uint32], width: int, data: NDArr
             return i
         kept, lists = value[3] & 0xFFFF, value[3] >> 16
         if (
-            value[0] != head[0] or value[1] != head[1] or value[2] != width
-            or kept > arrays.history.serial.shape[1] or lists != arrays.neighbours.length.shape[0]
-        ):  # fmt: skip
+            value[0] != head[0]
+            or value[1] != head[1]
+            or value[2] != width
+            or kept > arrays.history.serial.shape[1]
+            or lists != arrays.neighbours.length.shape[0]
+        ):
             return i
         rows = arrays.rows
         rows.seen[slot] = np.int64(value[4]) | (np.int64(value[5]) << 32)
@@ -158,12 +182,12 @@ def _decode(arrays: RowArrays, head: NDArray[np.uint32], width: int, data: NDArr
             arrays.history.serial[slot, k] = np.int32(value[at + k])
             arrays.history.time[slot, k] = value[at + kept + k]
         at += 2 * kept
-        for l in range(lists):
+        for k_list in range(lists):
             n = np.int64(value[at])
-            arrays.neighbours.length[l, slot] = n
-            weight = arrays.neighbours.weight[l, slot].view(np.uint32)
+            arrays.neighbours.length[k_list, slot] = n
+            weight = arrays.neighbours.weight[k_list, slot].view(np.uint32)
             for k in range(n):
-                arrays.neighbours.serial[l, slot, k] = np.int32(value[at + 1 + k])
+                arrays.neighbours.serial[k_list, slot, k] = np.int32(value[at + 1 + k])
                 weight[k] = value[at + 1 + n + k]
             at += 1 + 2 * n
     return -1
@@ -180,17 +204,21 @@ class RowCodec:
         optimiser = OPTIMISERS.index(layout.optimiser)
         self._head = np.array([ROW_FORMAT | kind << 8 | optimiser << 24, dimension], np.uint32)
 
-    def encode(self, arrays: RowArrays, ids: IdArrays, slots: NDArray[np.int64]) -> Iterator[tuple[bytes, bytes]]:
+    def encode(
+        self, arrays: RowArrays, ids: IdArrays, slots: NDArray[np.int64]
+    ) -> Iterator[tuple[bytes, bytes]]:
         """(key, value) of each slot, in the order given."""
         at = np.zeros((len(slots) + 1, 3), np.int64)
         out = np.zeros(_places(arrays, ids, self.width, slots, at), np.uint8)
         _encode(arrays, ids, self._head, _PREFIX[self.kind][0], self.width, slots, at, out)
-        view = memoryview(out)
+        view = out.data
         keys, ends, values = at.T.tolist()
         for i in range(len(slots)):
             yield bytes(view[keys[i] : ends[i]]), bytes(view[values[i] : keys[i + 1]])
 
-    def decode(self, arrays: RowArrays, slots: NDArray[np.int64], keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+    def decode(
+        self, arrays: RowArrays, slots: NDArray[np.int64], keys: Sequence[bytes], values: Sequence[bytes]
+    ) -> None:
         """Fill the slots from values.
 
         Raises:
@@ -206,6 +234,6 @@ class RowCodec:
         if bad >= 0:
             raise CorruptRowError(
                 f"row {keys[bad]!r}: its bytes do not fit their checksum or this version's layout "
-                f"({len(values[bad])} bytes). Go back to a snapshot with `freshet versions restore`, or make the "
-                "store again from its log with `freshet versions rebuild`."
+                f"({len(values[bad])} bytes). Go back to a snapshot with `freshet versions restore`, "
+                "or make the store again from its log with `freshet versions rebuild`."
             )

@@ -81,9 +81,13 @@ def _number(key: str, value: Any) -> Any:
         number = float(value)
         if wanted is int and not number.is_integer():
             raise ValueError(value)
-        return wanted(number) if wanted is float else int(str(value)) if isinstance(value, str) else int(value)
+        return (
+            wanted(number) if wanted is float else int(str(value)) if isinstance(value, str) else int(value)
+        )
     except ValueError as error:
-        raise SettingError(f"version setting {key} must be a number ({wanted.__name__}), got {value!r}.") from error
+        raise SettingError(
+            f"version setting {key} must be a number ({wanted.__name__}), got {value!r}."
+        ) from error
 
 
 def read_spec(path: Path) -> Spec:

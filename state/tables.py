@@ -7,6 +7,7 @@ and come back from the store when they are seen again, bit for bit the same.
 from __future__ import annotations
 
 from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,9 +23,15 @@ from streaming.learners.model import ITEM, USER, initial_values, initialise, new
 
 @kernel
 def _take_slots(
-    ids: IdArrays, free: NDArray[np.int32], free_count: int, data: NDArray[np.uint8], start: NDArray[np.int64],
-    end: NDArray[np.int64], slots: NDArray[np.int32], fresh: NDArray[np.int64],
-) -> int:  # fmt: skip
+    ids: IdArrays,
+    free: NDArray[np.int32],
+    free_count: int,
+    data: NDArray[np.uint8],
+    start: NDArray[np.int64],
+    end: NDArray[np.int64],
+    slots: NDArray[np.int32],
+    fresh: NDArray[np.int64],
+) -> int:
     """Slots of ids; ids without one get one from the free list and are noted in `fresh`; returns how many."""
     count = 0
     for i in range(start.shape[0]):
@@ -41,9 +48,17 @@ def _take_slots(
 
 @kernel
 def _initialise_all(
-    rows: Rows, history: History, label: NDArray[np.int32], ids: IdArrays, slots: NDArray[np.int64],
-    fill: NDArray[np.float32], sigma: NDArray[np.float32], seed: np.uint64, kind: int, partition: int,
-) -> None:  # fmt: skip
+    rows: Rows,
+    history: History,
+    label: NDArray[np.int32],
+    ids: IdArrays,
+    slots: NDArray[np.int64],
+    fill: NDArray[np.float32],
+    sigma: NDArray[np.float32],
+    seed: np.uint64,
+    kind: int,
+    partition: int,
+) -> None:
     for i in range(slots.shape[0]):
         slot = slots[i]
         id_hash = hash_bytes(ids.data, ids.start[slot], ids.start[slot] + ids.length[slot])
@@ -108,9 +123,16 @@ class UserTable:
 
     def arrays(self) -> RowArrays:
         """The users' rows as the codec sees them."""
-        no_lists = Neighbours(np.zeros((0, 0, 0), np.int32), np.zeros((0, 0, 0), np.float32), np.zeros((0, 0), np.int32))
+        no_lists = Neighbours(
+            np.zeros((0, 0, 0), np.int32), np.zeros((0, 0, 0), np.float32), np.zeros((0, 0), np.int32)
+        )
         return RowArrays(
-            self.rows, self.rows.floats.view(np.uint32), self.history, no_lists, self.partition, self.partition
+            self.rows,
+            self.rows.floats.view(np.uint32),
+            self.history,
+            no_lists,
+            self.partition,
+            self.partition,
         )
 
     def make_room(self, ids: Ids, committed: int) -> bool:
@@ -133,9 +155,11 @@ class UserTable:
         old = self.capacity
         self.ids.make_room(size, 0)
         self.rows = Rows(
-            grown(self.rows.floats, size), grown(self.rows.events, size), grown(self.rows.seen, size),
+            grown(self.rows.floats, size),
+            grown(self.rows.events, size),
+            grown(self.rows.seen, size),
             grown(self.rows.touched, size),
-        )  # fmt: skip
+        )
         self.history = History(*(grown(a, size) for a in self.history))
         self.partition = grown(self.partition, size)
         self.stored_seen = grown(self.stored_seen, size)
@@ -169,7 +193,7 @@ class UserTable:
         self.ids.make_room(self.capacity, int((ids.end - ids.start).sum()))
         count = _take_slots(
             self.ids.arrays, self._free, self._free_count, ids.data, ids.start, ids.end, slots, fresh
-        )  # fmt: skip
+        )
         self._free_count -= count
         self.misses += count
         self.hits += len(ids) - count
@@ -195,9 +219,17 @@ class UserTable:
             self.stored_seen[old] = self.rows.seen[old]
             new = np.concatenate([np.delete(slots, found), old[self.rows.seen[old] < self.oldest]])
         _initialise_all(
-            self.rows, self.history, self.partition, self.ids.arrays, new, self._fill, self._sigma, self._seed, USER,
+            self.rows,
+            self.history,
+            self.partition,
+            self.ids.arrays,
+            new,
+            self._fill,
+            self._sigma,
+            self._seed,
+            USER,
             partition,
-        )  # fmt: skip
+        )
         return new
 
     def expire(self) -> list[bytes]:
@@ -222,10 +254,16 @@ class UserTable:
 
 @kernel
 def _take_item_slots(
-    ids: IdArrays, count: int, data: NDArray[np.uint8], start: NDArray[np.int64], end: NDArray[np.int64],
-    admitted: NDArray[np.bool_], slots: NDArray[np.int32], known: NDArray[np.int32],
-) -> int:  # fmt: skip
-    """Slots of items in order; one that has none gets the next where it is admitted. Returns the new count."""
+    ids: IdArrays,
+    count: int,
+    data: NDArray[np.uint8],
+    start: NDArray[np.int64],
+    end: NDArray[np.int64],
+    admitted: NDArray[np.bool_],
+    slots: NDArray[np.int32],
+    known: NDArray[np.int32],
+) -> int:
+    """Slots of items in order; one without gets the next where it is admitted. Returns the new count."""
     for i in range(start.shape[0]):
         id_hash = hash_bytes(data, start[i], end[i])
         slot = find(ids, data, start[i], end[i], id_hash)
@@ -286,7 +324,10 @@ class ItemTable:
         if size > self.capacity:
             rows = self.rows
             self.rows = Rows(
-                grown(rows.floats, size), grown(rows.events, size), grown(rows.seen, size), grown(rows.touched, size)
+                grown(rows.floats, size),
+                grown(rows.events, size),
+                grown(rows.seen, size),
+                grown(rows.touched, size),
             )
             self.serial, self.slot = grown(self.serial, size), np.arange(size, dtype=np.int32)
             self.recent_count = grown(self.recent_count, size)
@@ -300,12 +341,25 @@ class ItemTable:
         n = len(ids)
         self.make_room(n, int((ids.end - ids.start).sum()))
         slots, known = np.empty(n, np.int32), np.empty(n, np.int32)
-        count = _take_item_slots(self.ids.arrays, self.count, ids.data, ids.start, ids.end, admitted, slots, known)
+        count = _take_item_slots(
+            self.ids.arrays, self.count, ids.data, ids.start, ids.end, admitted, slots, known
+        )
         new = np.arange(self.count, count)
         if len(new):
-            none = History(np.zeros((0, 0), np.int32), np.zeros((0, 0), np.uint32), np.zeros(count, np.uint32))
+            none = History(
+                np.zeros((0, 0), np.int32), np.zeros((0, 0), np.uint32), np.zeros(count, np.uint32)
+            )
             _initialise_all(
-                self.rows, none, self.serial, self.ids.arrays, new, self._fill, self._sigma, self._seed, ITEM, 0
+                self.rows,
+                none,
+                self.serial,
+                self.ids.arrays,
+                new,
+                self._fill,
+                self._sigma,
+                self._seed,
+                ITEM,
+                0,
             )
             serials = np.arange(self.next_serial, self.next_serial + len(new))
             self.serial[new] = serials
@@ -366,7 +420,7 @@ def model_of(model: Model, users: UserTable, items: ItemTable) -> Model:
         users=users.rows,
         items=items.rows,
         history=users.history,
-        recent=model.recent._replace(count=items.recent_count),
+        recent=model.recent._replace(occurrences=items.recent_count),
         neighbours=items.neighbours,
         slot_of=items.slot_of_serial,
         serial_of=items.serial,

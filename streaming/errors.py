@@ -23,8 +23,8 @@ and what came; and what to do.
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class FreshetError(Exception):

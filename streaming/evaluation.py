@@ -83,13 +83,17 @@ class Prequential:
             room = max(0, self.span * CURVE_POINTS - before)
             self._extend_curve(bins[:room], before)
             before, bins = before + room, bins[room:]
-            self.curve = np.concatenate([self.curve[0::2] + self.curve[1::2], np.zeros_like(self.curve[0::2])])
+            self.curve = np.concatenate(
+                [self.curve[0::2] + self.curve[1::2], np.zeros_like(self.curve[0::2])]
+            )
             self.span *= 2
         np.add.at(self.curve, ((before + np.arange(len(bins))) // self.span, bins), 1)
 
     def summary(self) -> dict[str, Any]:
         """Rates in all and by segment, the learning curve, the mean loss."""
-        by_segment = {n: {**rates(c), "events": int(c.sum())} for n, c in zip(SEGMENTS, self.segments, strict=True)}
+        by_segment = {
+            n: {**rates(c), "events": int(c.sum())} for n, c in zip(SEGMENTS, self.segments, strict=True)
+        }
         points = self.curve[: -(-self.evaluated // self.span)]
         return {
             "overall": by_segment.pop("overall"),

@@ -42,7 +42,9 @@ def _digest(function: Callable[..., Any], seen: set[str]) -> bytes:
     if path in seen:
         return b""
     seen.add(path)
-    called = {v.py_func.__code__.co_filename: v for v in function.__globals__.values() if isinstance(v, Dispatcher)}
+    called = {
+        v.py_func.__code__.co_filename: v for v in function.__globals__.values() if isinstance(v, Dispatcher)
+    }
     inner = b"".join(_digest(called[p].py_func, seen) for p in sorted(called))
     return hashlib.sha256(_bytes_digest(path) + inner).digest()
 
@@ -96,7 +98,7 @@ def random_bits(key: np.uint64, counter: int) -> np.uint64:
 @kernel
 def random_below(key: np.uint64, counter: int, n: int) -> int:
     """Uniform integer in [0, n), n < 2^31 (multiply-shift; its bias is below n / 2^32)."""
-    return np.int64(((random_bits(key, counter) >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32))
+    return int(np.int64(((random_bits(key, counter) >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32)))
 
 
 @kernel
@@ -105,7 +107,7 @@ def random_normal(key: np.uint64, counter: int) -> float:
     scale = 1.0 / 9007199254740992.0
     u = (np.float64(random_bits(key, 2 * counter) >> np.uint64(11)) + 0.5) * scale
     v = np.float64(random_bits(key, 2 * counter + 1) >> np.uint64(11)) * scale
-    return np.sqrt(-2.0 * np.log(u)) * np.cos(2.0 * np.pi * v)
+    return float(np.sqrt(-2.0 * np.log(u)) * np.cos(2.0 * np.pi * v))
 
 
 @kernel

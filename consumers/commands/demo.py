@@ -48,12 +48,14 @@ def demo(
         )
     started = time.monotonic()
     stderr.print(
-        "Starting: loading compiled kernels. Where there are none yet they are made now, once; about a minute."
+        "Starting: loading compiled kernels. The first time they are made, which takes about a minute."
     )
     # Imported after the first words, because compiled code takes a moment to load.
+    from prometheus_client import REGISTRY
+
     from consumers.commands.work import stop_on_signals
     from consumers.demo import Demo, summary
-    from consumers.metrics import REGISTRY, WorkerMetrics, serve_metrics
+    from consumers.metrics import WorkerMetrics, serve_metrics
     from consumers.screen import line, screen
 
     settings = current_settings()

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import msgspec
 import structlog
 from cyclopts import Parameter
+from prometheus_client import REGISTRY
 
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit, progress
@@ -19,7 +20,7 @@ from consumers.control import Control, Holder
 from consumers.dead_letters import DeadLetters
 from consumers.embeddings import EmbeddingWorker, Pace, Totals
 from consumers.eventlog.files import FilesLog
-from consumers.metrics import REGISTRY, WorkerMetrics, serve_metrics
+from consumers.metrics import WorkerMetrics, serve_metrics
 from consumers.settings import Settings
 from state.learned import Learned
 from state.ledger import as_json
@@ -173,5 +174,3 @@ def _words(version: Version, learned: Learned, totals: Totals) -> str:
     if totals.dead_letters:
         lines.append(f"{totals.dead_letters} bad records set aside: {Path(version.dead_letters_path)}")
     return "\n".join(lines)
-
-

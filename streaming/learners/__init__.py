@@ -26,7 +26,9 @@ def load(name: str) -> Learner:
         SettingError: there is none; the message names the nearest.
     """
     if name not in names():
-        raise SettingError(f'There is no learner "{name}".{nearest(name, names())} Known: {", ".join(names())}.')
+        raise SettingError(
+            f'There is no learner "{name}".{nearest(name, names())} Known: {", ".join(names())}.'
+        )
     learner: Learner = import_module(f"{__name__}.{name}").LEARNER
     return learner
 
@@ -43,7 +45,8 @@ def options_of(learner: Learner, given: dict[str, Any]) -> Any:
         if key not in defaults._fields:
             known = ", ".join(defaults._fields)
             raise SettingError(
-                f'The learner "{learner.name}" has no option "{key}".{nearest(key, defaults._fields)} Known: {known}.'
+                f'The learner "{learner.name}" has no option "{key}".{nearest(key, defaults._fields)} '
+                f"Known: {known}."
             )
         values[key] = _convert(learner.name, key, value, type(getattr(defaults, key)))
     options = learner.options(**values)

@@ -62,7 +62,7 @@ class Recent(NamedTuple):
 
     serial: NDArray[np.int32]  # (R,)
     pushed: NDArray[np.int64]  # (1,)
-    count: NDArray[np.int32]  # (item capacity,)
+    occurrences: NDArray[np.int32]  # (item capacity,) of each slot in the ring
 
 
 class Neighbours(NamedTuple):
@@ -295,9 +295,9 @@ def remember(model: Model, event: Event) -> None:
         if recent.pushed[0] >= size:
             old = model.slot_of[recent.serial[place]]
             if old >= 0:
-                recent.count[old] -= 1
+                recent.occurrences[old] -= 1
         recent.serial[place] = serial
-        recent.count[event.item] += 1
+        recent.occurrences[event.item] += 1
         recent.pushed[0] += 1
 
 
@@ -310,7 +310,7 @@ def half_life_scale(number: int, half_life: float) -> float:
     """
     if np.isinf(half_life):
         return 1.0
-    return 2.0 ** (-(number % fade_period(half_life)) / half_life)
+    return float(2.0 ** (-(number % fade_period(half_life)) / half_life))
 
 
 @kernel

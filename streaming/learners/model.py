@@ -59,7 +59,7 @@ def new_model(
         recent=Recent(
             serial=np.zeros(layout.recent, np.int32),
             pushed=np.zeros(1, np.int64),
-            count=np.zeros(item_capacity, np.int32),
+            occurrences=np.zeros(item_capacity, np.int32),
         ),
         neighbours=Neighbours(
             serial=np.zeros((lists, item_capacity, entries), np.int32),
@@ -83,7 +83,9 @@ def no_seen() -> Seen:
 def initial_values(fields: tuple[Field, ...]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """(fill, sigma) of each float of a row, for `initialise`."""
     fill = np.concatenate([np.full(f.width, f.fill, np.float32) for f in fields] or [np.zeros(0, np.float32)])
-    sigma = np.concatenate([np.full(f.width, f.sigma, np.float32) for f in fields] or [np.zeros(0, np.float32)])
+    sigma = np.concatenate(
+        [np.full(f.width, f.sigma, np.float32) for f in fields] or [np.zeros(0, np.float32)]
+    )
     return fill, sigma
 
 

@@ -89,7 +89,7 @@ def draw(model: Model, event: Event, draws: int, first: int) -> int:
             share[place] += np.float32(1.0)
     uniform, each = expected_draws(model, event.known, draws)
     for c in range(first, total):
-        share[c] /= uniform + each * np.float32(recent.count[slots[c]])
+        share[c] /= uniform + each * np.float32(recent.occurrences[slots[c]])
     return total
 
 

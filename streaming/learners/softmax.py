@@ -106,7 +106,8 @@ def compare(model: Model, event: Event, found: int, target: int, lift: np.float3
     rows, space, options = model.items.floats, model.workspace, model.options
     if target >= found:
         uniform, each = expected_draws(model, event.known, options.negatives)
-        space.share[target] = np.float32(1.0) / (uniform + each * np.float32(model.recent.count[event.item]))
+        often = np.float32(model.recent.occurrences[event.item])
+        space.share[target] = np.float32(1.0) / (uniform + each * often)
     total = draw(model, event, options.negatives, max(found, target + 1))
     scale = np.float32(half_life_scale(event.number, options.bias_half_life))
     inverse = np.float32(1.0 / options.temperature)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from threading import Event as Flag
@@ -58,10 +59,9 @@ def test_demo_screen_shows_figures_and_recommendations(tmp_path: Path) -> None:
     shown = demo(tmp_path, 2000)
     run(shown)
     picture = shown.picture()
-    console = Console(width=100, record=True, file=Path("/dev/null").open("w"), markup=False)
+    console = Console(width=100, record=True, file=io.StringIO(), markup=False)
     console.print(screen(picture, 3.0, "off", "home"))
     text = console.export_text()
-    console.file.close()
     assert "2,000 events" in text and "best possible" in text and picture.recommendations[0].item in text
     assert "2,000 events" in line(picture)
 

@@ -121,7 +121,9 @@ def test_ring_of_recent_items_comes_back_whole_for_any_size(size: int, commit: i
     np.testing.assert_array_equal(again.model.recent.serial, learned.model.recent.serial)
     np.testing.assert_array_equal(again.model.recent.pushed, learned.model.recent.pushed)
     count = learned.items.count
-    np.testing.assert_array_equal(again.model.recent.count[:count], learned.model.recent.count[:count])
+    np.testing.assert_array_equal(
+        again.model.recent.occurrences[:count], learned.model.recent.occurrences[:count]
+    )
 
 
 def test_another_spec_is_refused_and_the_difference_named() -> None:
