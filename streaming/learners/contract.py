@@ -280,7 +280,7 @@ def remember(model: Model, event: Event) -> None:
     users, items, history, recent = model.users, model.items, model.history, model.recent
     users.events[event.user] += 1
     items.events[event.item] += 1
-    if event.weight <= 0.0:
+    if not event.weight > 0.0:
         return
     serial = model.serial_of[event.item]
     width = history.serial.shape[1]
