@@ -7,6 +7,8 @@ the process that started them dies without a word.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import random
 import shutil
 import subprocess
@@ -19,16 +21,22 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import IO
+
+import structlog
 
 from consumers.broker_node import HOST, Node, cluster_properties, port_is_free
-from consumers.kafka_jars import kafka_runtime
+from consumers.kafka_jars import Runtime, kafka_runtime
 from streaming.errors import BrokerError, UsageError
+
+logger = structlog.get_logger()
 
 NODE_COUNTS = (1, 3)
 _CLUSTER = "cluster-id"
 _PORTS = range(20_000, 32_000)  # below those that systems give to outgoing connections
 _TRIES = 200
 _STOP_S = 15.0
+_LINK_S = 300.0
 _GUARD = """
 import os, shutil, signal, sys, time
 nodes = set()
@@ -62,6 +70,7 @@ class Broker:
             when a node is started again.
         properties: Kafka's own settings, above those that are set here.
         listeners: name → security protocol of listeners beside PLAINTEXT, as {"SECURE": "SASL_SSL"}.
+        runtime: Java and Kafka; `prepared_runtime()` when None.
 
     Raises:
         UsageError: the extra `broker` is not installed, or the number of nodes is impossible.
@@ -75,6 +84,7 @@ class Broker:
         port: int = 0,
         properties: Mapping[str, str] | None = None,
         listeners: Mapping[str, str] | None = None,
+        runtime: Runtime | None = None,
     ) -> None:
         held = _held(directory) if directory else 0
         count = nodes or held or 1
@@ -82,13 +92,13 @@ class Broker:
             raise UsageError(f"--nodes must be 1 or 3, got {count}: a cluster decides by majority.")
         if held and held != count:
             raise UsageError(
-                f"{directory} holds a cluster of {held} nodes and cannot start with {count}. Leave --nodes "
-                "out, or remove the directory with its topics."
+                f"{directory} holds a cluster of {held} node{'s' * (held > 1)} and cannot start with "
+                f"{count}. Leave --nodes out, or remove the directory with its topics."
             )
         names = ["PLAINTEXT", *(listeners or {})]
         if port:
             _refuse_taken(range(port, port + count))
-        self._runtime = kafka_runtime()
+        runtime = runtime or prepared_runtime()
         self._temporary = directory is None
         self.directory = (directory or Path(tempfile.mkdtemp(prefix="freshet-broker-"))).resolve()
         ports = [[port + k if port and name == "PLAINTEXT" else 0 for name in names] for k in range(count)]
@@ -104,12 +114,13 @@ class Broker:
                 ports=dict(zip(names, ports[k], strict=True)),
                 controller_port=controllers[k],
                 properties=shared,
-                runtime=self._runtime,
+                runtime=runtime,
                 tell=self._tell,
             )
             for k in range(count)
         ]
         self._guard: subprocess.Popen[str] | None = None
+        self._lock: IO[str] | None = None
 
     @property
     def bootstrap(self) -> str:
@@ -122,6 +133,8 @@ class Broker:
 
     def start(self, timeout_s: float = 90.0) -> None:
         """Starts every node that does not run, and returns when the cluster answers with all of them.
+
+        A cluster that cannot start is closed.
 
         Raises:
             BrokerError: a node ended at once or did not answer in time; what it said is quoted.
@@ -137,14 +150,14 @@ class Broker:
             for node in idle:
                 node.await_ready(until)
         except BaseException:
-            self.kill()
+            self.close()
             raise
 
-    def stop(self) -> None:
-        """Ends every node cleanly; the data stay."""
+    def stop(self, timeout_s: float = _STOP_S) -> None:
+        """Ends every node cleanly, or kills what has not ended in time; the data stay."""
         for node in self.nodes:
             node.terminate()
-        until = time.monotonic() + _STOP_S
+        until = time.monotonic() + timeout_s
         for node in self.nodes:
             node.await_end(until)
 
@@ -174,15 +187,14 @@ class Broker:
                 self._guard.stdin.close()
             self._guard.wait()
             self._guard = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
         if self._temporary:
             shutil.rmtree(self.directory, ignore_errors=True)
 
     def __enter__(self) -> Broker:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
+        self.start()
         return self
 
     def __exit__(
@@ -195,6 +207,8 @@ class Broker:
         identity = self.directory / _CLUSTER
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
+            if self._lock is None:
+                self._lock = _locked(self.directory)
             if not identity.exists():
                 made = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
                 # Kafka's command line would take a leading dash for an option.
@@ -216,8 +230,47 @@ class Broker:
     def _tell(self, sign: str, process: int) -> None:
         """Tells the guard that a node began ("+") or ended ("-")."""
         if self._guard is not None and self._guard.stdin is not None:
-            self._guard.stdin.write(f"{sign}{process}\n")
-            self._guard.stdin.flush()
+            # Without a guard, because somebody ended it, the nodes run on and are ended as usual.
+            with suppress(BrokenPipeError):
+                self._guard.stdin.write(f"{sign}{process}\n")
+                self._guard.stdin.flush()
+
+
+def prepared_runtime() -> Runtime:
+    """Java and Kafka, fetched, checked and, once on a machine, linked ahead of time.
+
+    Raises:
+        UsageError: the extra `broker` is not installed.
+        BrokerError: Kafka cannot be fetched or started.
+    """
+    runtime = kafka_runtime()
+    if runtime.archive.exists():
+        return runtime
+    logger.info("kafka_linking", into=str(runtime.archive), reason="later starts take half of the work")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=runtime.archive.parent) as fresh:
+            output = Path(fresh, "linked.aot")
+            with Broker(runtime=runtime._replace(archive_output=output)) as cluster:
+                cluster.stop(_LINK_S)
+            for old in runtime.archive.parent.glob("linked-*.aot"):
+                old.unlink()
+            os.replace(output, runtime.archive)
+    except OSError as error:
+        logger.warning("kafka_not_linked", error=str(error), effect="starts take longer")
+    return runtime
+
+
+def _locked(directory: Path) -> IO[str]:
+    """A lock on a directory that ends with this process at the latest."""
+    lock = (directory / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise BrokerError(
+            f"{directory} is in use by another broker. Use that one, stop it, or choose another --home."
+        ) from error
+    return lock
 
 
 def _held(directory: Path) -> int:

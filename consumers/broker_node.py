@@ -26,10 +26,12 @@ _JAVA = (
     "-XX:+UseSerialGC",
     "-XX:TieredStopAtLevel=1",
     "-XX:-UsePerfData",  # a node that is killed would leave its file in the system's directory
+    "-Xlog:disable",  # Java's own remarks, not Kafka's
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
 )
-# ApiVersions of version 0: size, key, version, correlation, no client id (Kafka protocol guide).
-_HELLO = struct.pack(">ihhih", 10, 18, 0, 1, -1)
+# A Metadata request of version 1 as the Kafka protocol guide has it: size, key, version, correlation, no
+# client id, no topics. It answers with the brokers that may be given partitions.
+_WHO = struct.pack(">ihhihi", 14, 3, 1, 1, -1, 0)
 _CAUSE = re.compile(r"(?:Caused by: |Exception in thread \S+ |ERROR )?[\w.$]*(?:Exception|Error)\b: *(.+)")
 
 
@@ -115,7 +117,9 @@ class Node:
         self._format: subprocess.Popen[bytes] | None = None
         addresses = ",".join(f"{name}://{HOST}:{port}" for name, port in self.ports.items())
         heap = 512 if "," not in properties["controller.quorum.voters"] else 256
-        self._flags = (*_JAVA, f"-Xmx{heap}m", f"-Djava.io.tmpdir={directory / 'tmp'}")
+        self._flags = [*_JAVA, f"-Xmx{heap}m", f"-Djava.io.tmpdir={directory / 'tmp'}"]
+        if runtime.archive.exists() and not runtime.archive_output:
+            self._flags.append(f"-XX:AOTCache={runtime.archive}")
         self._properties = {
             "node.id": str(number),
             "listeners": f"{addresses},{_CONTROLLER}://{HOST}:{controller_port}",
@@ -174,7 +178,9 @@ class Node:
             self._format = None
             if code:
                 raise self._failure("cannot lay out its data")
-        self._process = self._java("kafka.Kafka", str(self._properties_path))
+        output = self._runtime.archive_output
+        flags = [f"-XX:AOTCacheOutput={output}"] if output else []
+        self._process = self._java(*flags, "kafka.Kafka", str(self._properties_path))
 
     def await_ready(self, until: float) -> None:
         """Waits until the node answers and the cluster counts it among its brokers.
@@ -185,13 +191,12 @@ class Node:
         Raises:
             BrokerError: it ended, or did not answer in time.
         """
-        for ready in (self._answers, self._registered):
-            while not ready():
-                if not self.alive:
-                    raise self._failure("ended before it was ready")
-                if time.monotonic() > until:
-                    raise self._failure("did not get ready in time")
-                time.sleep(_POLL_S)
+        while self.number not in _brokers_known_at(self.ports["PLAINTEXT"]):
+            if not self.alive:
+                raise self._failure("ended before it was ready")
+            if time.monotonic() > until:
+                raise self._failure("did not get ready in time")
+            time.sleep(_POLL_S)
 
     def terminate(self) -> None:
         """Asks the node to end cleanly (SIGTERM) and returns at once."""
@@ -238,7 +243,7 @@ class Node:
             self._process.send_signal(number)
 
     def _java(self, *words: str) -> subprocess.Popen[bytes]:
-        """Begins a Java program whose output goes to the node's log."""
+        """Begins a Java program, flags first, whose output goes to the node's log."""
         command = [str(self._runtime.java), *self._flags, "-cp", self._runtime.class_path, *words]
         with self.log_path.open("wb") as log:
             # A session of its own: Ctrl-C is for the program that owns the broker, which ends it cleanly.
@@ -251,36 +256,32 @@ class Node:
     def _ended(self, process: subprocess.Popen[bytes]) -> None:
         self._tell("-", process.pid)
 
-    def _answers(self) -> bool:
-        """Whether the node replies to a request for its API versions."""
-        try:
-            with socket.create_connection((HOST, self.ports["PLAINTEXT"]), _REPLY_S) as connection:
-                connection.sendall(_HELLO)
-                return bool(connection.recv(4))
-        except OSError:
-            return False
-
-    def _registered(self) -> bool:
-        """Whether the cluster counts this node among its brokers: only then it is given partitions."""
-        from kafka import KafkaAdminClient
-        from kafka.errors import KafkaError
-
-        try:
-            admin = KafkaAdminClient(bootstrap_servers=f"{HOST}:{self.ports['PLAINTEXT']}")
-            try:
-                brokers = admin.describe_cluster()["brokers"]
-            finally:
-                admin.close()
-        except KafkaError:
-            return False
-        return any(broker["broker_id"] == self.number for broker in brokers)
-
     def _failure(self, what: str) -> BrokerError:
         """An error with the last cause that the node's log names."""
         text = self.log_path.read_text(encoding="utf-8", errors="replace")
         causes = [match[1] for line in text.splitlines() if (match := _CAUSE.search(line))]
         said = causes[-1].strip() if causes else (text.strip().splitlines() or ["nothing"])[-1]
         return BrokerError(f"Kafka's node {self.number} {what}. It said: {said} All it said: {self.log_path}")
+
+
+def _brokers_known_at(port: int) -> list[int]:
+    """Node ids of the brokers that may be given partitions, as one of them tells; none where none answers."""
+    try:
+        with socket.create_connection((HOST, port), _REPLY_S) as connection:
+            connection.sendall(_WHO)
+            with connection.makefile("rb") as reply:
+                (size,) = struct.unpack(">i", reply.read(4))
+                body = reply.read(size)
+    except (OSError, struct.error):  # nothing listens yet, or it closed the connection before it answered
+        return []
+    (count,) = struct.unpack_from(">i", body, 4)
+    known, at = [], 8
+    for _ in range(count):
+        number, host = struct.unpack_from(">ih", body, at)
+        (rack,) = struct.unpack_from(">h", body, at + 10 + host)
+        known.append(number)
+        at += 12 + host + max(rack, 0)
+    return known
 
 
 def _as_properties(properties: Mapping[str, str]) -> str:
