@@ -17,13 +17,14 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, ge
 import msgspec
 from msgspec import Meta, Struct
 
+from consumers import kafka_settings
 from streaming.errors import SettingError, nearest
 
 DEFAULT_HOME = Path("freshet-home")
 CONFIG_NAME = "freshet.toml"
 PREFIX = "FRESHET_"
 _FOREIGN = re.compile(r"FRESHET_(HOME|CONFIG|DATA|TEST_.*|CRASH_.*)")
-_SECRET = re.compile(r"passw|secret|token|credential|api_?key|private_?key", re.IGNORECASE)
+_SECRET = re.compile(r"passw|secret|token|credential|api_?key|private_?key|proxy", re.IGNORECASE)
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*")
 
@@ -61,6 +62,9 @@ class EventSettings(Struct, frozen=True, forbid_unknown_fields=True):
             '"*" is the weight of every type not named.'
         ),
     ] = msgspec.field(default_factory=lambda: {"*": 1.0})
+    topic: Annotated[
+        FieldName, Meta(description="Kafka topic that the events are read from, keyed by user.")
+    ] = "events"
     time_unit: Annotated[
         Literal["auto", "s", "ms", "us"],
         Meta(description="Unit of times given as numbers; auto finds it from the first events and says so."),
@@ -114,11 +118,25 @@ class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     ] = "info"
 
 
+class KafkaSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where Kafka is; the settings of kafka-python's consumer stand beside it, see `kafka_settings`."""
+
+    bootstrap_servers: Annotated[
+        str | list[str],
+        Meta(
+            description="Kafka's addresses, as localhost:9092, several with commas between; empty: no Kafka. "
+            "Settings of kafka-python's KafkaConsumer may follow under their own names.",
+            extra={"form": "servers"},
+        ),
+    ] = ""
+
+
 class Settings(Struct, frozen=True):
     """Everything that is set.
 
     Attributes:
         config: the file that was read, None where there is none.
+        kafka_client: settings of kafka-python's consumer that stand in [kafka], in its own types.
         sources: dotted key → the place a value came from; keys that are absent have their default.
     """
 
@@ -131,6 +149,8 @@ class Settings(Struct, frozen=True):
     ] = DEFAULT_HOME
     events: EventSettings = EventSettings()
     worker: WorkerSettings = WorkerSettings()
+    kafka: KafkaSettings = KafkaSettings()
+    kafka_client: Mapping[str, Any] = {}
     config: Path | None = None
     sources: Mapping[str, str] = {}
 
@@ -230,6 +250,10 @@ def describe(settings: Settings) -> list[Described]:
         sources = [s for k, s in settings.sources.items() if k == name or k.startswith(f"{name}.")]
         source = ", ".join(dict.fromkeys(sources)) or "default"
         rows.append(Described(name, _shown(name, value, key.form), source, key.doc))
+    for name, value in sorted(settings.kafka_client.items()):
+        key_name = f"kafka.{name}"
+        doc = "As kafka-python's KafkaConsumer has it."
+        rows.append(Described(key_name, _shown(key_name, value, ""), settings.sources[key_name], doc))
     return rows
 
 
@@ -262,6 +286,8 @@ def _expected(bare: Any, metas: list[Meta], form: str) -> str:
         return "a table of event type to number, such as { view = 0.2, purchase = 1 }"
     if form == "port":
         return 'a port from 0 to 65535, or "none"'
+    if form == "servers":
+        return 'text such as "localhost:9092", or a list of such texts'
     if form == "duration":
         return 'a duration such as "250ms", "30s", "5m", "2h", "1d", or a number of seconds, not below 0'
     if bare is str or bare is Path:
@@ -323,7 +349,7 @@ def _from_environment(environment: Mapping[str, str]) -> Iterator[_Given]:
     for variable, text in sorted(environment.items()):
         if variable.startswith(PREFIX) and not _FOREIGN.fullmatch(variable):
             key = variable.removeprefix(PREFIX).lower().replace("__", ".")
-            if key not in KEYS:
+            if key not in KEYS and not key.startswith("kafka."):
                 near = nearest(variable, [environment_name(known) for known in KEYS])
                 raise SettingError(f"{variable} is not a setting.{near} `freshet config` lists them all.")
             yield _Given(key, text, variable, variable, True)
@@ -336,10 +362,17 @@ def _from_flags(overrides: Mapping[str, str]) -> Iterator[_Given]:
 
 def _assemble(given: list[_Given], path: Path | None) -> Settings:
     """Checks each value and puts the layers on each other, later ones on top."""
-    tree: dict[str, Any] = {"events": {"fields": {}, "weights": {"*": 1.0}}, "worker": {}}
+    tree: dict[str, Any] = {"events": {"fields": {}, "weights": {"*": 1.0}}, "worker": {}, "kafka": {}}
+    client: dict[str, Any] = {}
     sources: dict[str, str] = {}
     places: dict[str, str] = {}
     for one in given:
+        if one.key.startswith("kafka.") and one.key not in KEYS:
+            name = one.key.removeprefix("kafka.")
+            text = one.value if not one.text or kafka_settings.is_text(name) else _toml_value(one.value)
+            client[name] = kafka_settings.client_setting(name, text, one.place, _quoted(one.key, one.value))
+            sources[one.key] = one.source
+            continue
         name, below = _resolved(one)
         key = KEYS[name]
         value = _read(one, key, below)
@@ -357,7 +390,7 @@ def _assemble(given: list[_Given], path: Path | None) -> Settings:
     settings = msgspec.convert(tree, Settings)
     _agree(settings, places)
     home = settings.home.expanduser()
-    return msgspec.structs.replace(settings, home=home, config=path, sources=sources)
+    return msgspec.structs.replace(settings, home=home, config=path, sources=sources, kafka_client=client)
 
 
 def _resolved(one: _Given) -> tuple[str, str]:
@@ -412,6 +445,11 @@ def _from_text(text: str, hint: Any) -> Any:
     bare = get_args(hint)[0]
     if bare in (str, Path) or get_origin(bare) is Literal:
         return text
+    return _toml_value(text)
+
+
+def _toml_value(text: str) -> Any:
+    """A TOML value, or the text itself where it is none."""
     try:
         # People write .5, which TOML does not know.
         tree = tomllib.loads("value = " + re.sub(r"^([+-]?)\.", r"\g<1>0.", text.strip()))
