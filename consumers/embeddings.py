@@ -250,8 +250,9 @@ class EmbeddingWorker:
         partition = ledger.partition(found.source)
         source = ledger.sources[partition]
         ledger.bad += sum(source.next_offset <= bad.offset < next_offset for bad in found.bad)
-        ledger.record(partition, source.next_offset, next_offset)
+        ledger.record(partition, max(source.next_offset, found.first), next_offset)
         source.time_unit = found.time_unit
+        source.token = found.token or source.token
         self._arrived.append(found.arrived)
 
     def commit_if_due(self) -> None:

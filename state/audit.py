@@ -135,6 +135,7 @@ class _Audit:
         self.findings.events = self._ledger["number"] if ledger else 0
         self._sources: list[Source] = []
         self._next: dict[int, int] = {}  # partition → where the journal has got to
+        self._journalled: dict[int, int] = {}  # partition → offsets in its slices
         self._slices = 0
         self._slots: list[NDArray[np.int32]] = []
         self._serials: list[NDArray[np.int32]] = []
@@ -198,13 +199,15 @@ class _Audit:
             if len(payload) == _SLICE.size:
                 part = JournalSlice(*_SLICE.unpack(payload))
                 place = self._next.get(part.partition, 0)
-                if not place == part.first < part.next_offset:
+                if not place <= part.first < part.next_offset:
                     self.findings.add(
                         key,
                         f"the slice {part.first} to {part.next_offset} of source {part.partition} "
                         f"does not go on at {place}.",
                     )
                 self._next[part.partition] = part.next_offset
+                before = self._journalled.get(part.partition, 0)
+                self._journalled[part.partition] = before + part.next_offset - part.first
 
     def _named(self, pairs: Pairs) -> None:
         sealed = []
@@ -367,7 +370,7 @@ class _Audit:
 
     def _check_positions(self) -> None:
         for number, source in enumerate(self._sources):
-            learned_to = self._next.get(number, 0)
+            learned_to = self._journalled.get(number, 0) + source.skipped
             if learned_to != source.next_offset:
                 self.findings.add(
                     b"o%06d" % number,
@@ -375,7 +378,7 @@ class _Audit:
                 )
         if unknown := [number for number in self._next if number >= len(self._sources)]:
             self.findings.add(b"", f"the journal names sources that are not known: {unknown}.")
-        records = sum(source.next_offset for source in self._sources)
+        records = sum(source.next_offset - source.skipped for source in self._sources)
         events, bad = self._ledger["number"], self._ledger["bad"]
         if not self._ledger["learned"] <= events <= records - bad:
             self.findings.add(

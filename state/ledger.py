@@ -49,11 +49,17 @@ class Source:
         name: an absolute path, or topic[partition].
         next_offset: the first offset that was not learned.
         time_unit: of integer timestamps, once it is known.
+        token: what the event log must find again under this name, in its own words (which topic and which
+            leader's records, say); None where it needs nothing.
+        skipped: offsets below next_offset that were passed over: those before the first one that was asked
+            for, and those that were lost.
     """
 
     name: str
     next_offset: int = 0
     time_unit: str | None = None
+    token: str | None = None
+    skipped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +88,7 @@ class Ledger:
     @property
     def records(self) -> int:
         """Records passed, of all sources: events, bad and blank ones. It is a place in the journal."""
-        return sum(source.next_offset for source in self.sources)
+        return sum(source.next_offset - source.skipped for source in self.sources)
 
     def partition(self, name: str) -> int:
         """Number of a source, given at first sight and kept for ever."""
@@ -93,8 +99,10 @@ class Ledger:
         return len(self.sources) - 1
 
     def record(self, partition: int, first: int, next_offset: int) -> None:
-        """A slice was learned."""
-        self.sources[partition].next_offset = next_offset
+        """A slice was learned; what lies between the source's last one and `first` was passed over."""
+        source = self.sources[partition]
+        source.skipped += first - source.next_offset
+        source.next_offset = next_offset
         if next_offset == first:
             return
         last = self._entries[-1] if self._entries else None

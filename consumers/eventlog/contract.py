@@ -21,6 +21,7 @@ class Slice:
         arrived: wall-clock seconds at which the newest record was there to be read.
         time_unit: unit of the source's numeric times once it is decided ("s", "ms" or "us"); to be
             kept with the offsets, so that a later run reads the rest in the same unit.
+        token: to be kept with the offsets, so that a later run knows the source again; None changes nothing.
     """
 
     source: str
@@ -30,6 +31,7 @@ class Slice:
     bad: list[BadRecord]
     arrived: float
     time_unit: str | None = None
+    token: str | None = None
 
 
 class EventLog(Protocol):

@@ -89,3 +89,17 @@ def test_flip_of_any_byte_of_a_sealed_value_is_refused(payload: bytes, data: st.
 def test_value_shorter_than_its_seal_is_refused(length: int) -> None:
     with pytest.raises(CorruptRowError):
         unsealed(b"k", b"\0" * length)
+
+
+def test_offsets_that_are_passed_over_count_as_skipped_not_as_records() -> None:
+    store, ledger = MemoryStore(), Ledger()
+    source = ledger.sources[ledger.partition("topic[0]")]
+    ledger.record(0, 100, 100)  # begins at 100
+    ledger.record(0, 100, 110)
+    ledger.record(0, 150, 160)  # 110 to 149 were lost
+    source.token = "id@3"
+    commit(ledger, store)
+    again = Ledger.read(store)
+    assert list(journal_of(store)) == [JournalSlice(0, 100, 110), JournalSlice(0, 150, 160)]
+    assert (again.records, again.sources) == (20, [source])
+    assert (source.next_offset, source.skipped) == (160, 140)
