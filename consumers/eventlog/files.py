@@ -291,13 +291,21 @@ def _formats(paths: Sequence[str | os.PathLike[str]], given: str | None) -> dict
             raise SettingError(f"{source} is given twice; each file is read once.")
         if source != STDIN:
             open_file(source).close()
-        formats[source] = FORMATS[given] if given else _format_of(source)
+        formats[source] = FORMATS[given] if given else format_of(source)
     if not formats:
         raise SettingError("no event file is given; name one or more, or - for standard input.")
     return formats
 
 
-def _format_of(source: str) -> str:
+def format_of(source: str) -> str:
+    """The format that a file's name promises.
+
+    Raises:
+        InputFormatError: it promises none that is known.
+
+    >>> format_of("events.csv.gz")
+    'csv'
+    """
     if source == STDIN:
         return "jsonl"
     name = os.path.basename(source)

@@ -79,12 +79,7 @@ class ParquetReader:
         """The next rows, at most `most`; None at the end."""
         if self.ended:
             return None
-        self._source.check(self.position)
-        while self._batch is None or self._batch.num_rows == 0:
-            self._batch = self._guarded(lambda: next(self._batches, None))
-            if self._batch is None:
-                raise self._damaged(f"it ends at row {self.position} of {self._total}")
-        rows = self._batch.slice(0, most)
+        rows = self._rows(most)
         try:
             found = self._decoded(rows)
         except pa.ArrowException as error:  # an index beyond its dictionary, say
@@ -92,6 +87,29 @@ class ParquetReader:
         self._batch = self._batch.slice(rows.num_rows)
         self.position, self.time_unit = found.next_offset, found.time_unit
         return found
+
+    def mappings(self, most: int) -> list[dict[str, object] | str | None] | None:
+        """What the next rows say, at most `most`: column → cell; None at the end."""
+        if self.ended:
+            return None
+        rows = self._rows(most)
+        try:
+            columns = _ParquetColumns(rows, self._rules)
+            found = [columns.record(k) for k in range(rows.num_rows)]
+        except pa.ArrowException as error:
+            raise self._damaged(str(error).rstrip(".")) from error
+        self._batch = self._batch.slice(rows.num_rows)
+        self.position += rows.num_rows
+        return list(found)
+
+    def _rows(self, most: int) -> Any:
+        """The next rows, at most `most`, as arrow columns; they stay the next ones."""
+        self._source.check(self.position)
+        while self._batch is None or self._batch.num_rows == 0:
+            self._batch = self._guarded(lambda: next(self._batches, None))
+            if self._batch is None:
+                raise self._damaged(f"it ends at row {self.position} of {self._total}")
+        return self._batch.slice(0, most)
 
     def _decoded(self, rows: Any) -> Slice:
         first, n = self.position, rows.num_rows

@@ -128,6 +128,18 @@ class CsvReader:
             self.lines.source.name, first, self.position, events, bad, self.lines.arrived, self.time_unit
         )
 
+    def mappings(self, most: int) -> list[dict[str, object] | str | None] | None:
+        """What the next rows say, at most `most`: column → cell, a reason against it, or None for a blank.
+
+        Returns:
+            None if there are none now.
+        """
+        rows: list[dict[str, object] | str | None] = []
+        while len(rows) < most and (row := self._row()) is not None:
+            rows.append(self._record(row[0]))
+        self.position += len(rows)
+        return rows or None
+
     def skip(self, records: int) -> int:
         """Go past so many rows; returns how many of them there were."""
         first = self.position
