@@ -17,6 +17,7 @@ from state.learned import Learned
 from state.versions import Version
 from streaming import learners
 from streaming.errors import UnknownIdError, UsageError, VersionError
+from streaming.learners.contract import bound, score_all
 
 Kind = Literal["user", "item"]
 Measure = Literal["dot", "cosine", "euclidean"]
@@ -218,7 +219,7 @@ class Answers:
         """Scores of all items for the guest."""
         out = np.zeros(self.learned.items.count, np.float32)
         if len(out):
-            self.learned.learner.score(self._guest.model, self._guest.event, out)
+            bound(score_all, self.learned.learner)(self._guest.model, self._guest.event, out)
         return out
 
     def _reasons(self, slots: NDArray[np.int64]) -> list[list[Reason]]:

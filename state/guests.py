@@ -6,9 +6,7 @@ who has none gets an empty one here.
 
 from __future__ import annotations
 
-import types
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Iterator
 from itertools import islice
 
 import numpy as np
@@ -17,8 +15,7 @@ from numpy.typing import NDArray
 from state.learned import Learned
 from state.rows import RowArrays, RowCodec
 from streaming.errors import UsageError
-from streaming.kernels import kernel
-from streaming.learners.contract import Event, Learner, Model, Neighbours
+from streaming.learners.contract import Event, Model, Neighbours, bound
 from streaming.learners.model import USER, initial_values, new_model
 
 OWN_PARTS = 3  # of an explanation, before those of the history: own row, popularity, repetition
@@ -125,13 +122,13 @@ class Guests:
             return self.rows.floats[:n, layout.column("user", "vector")]
         columns = layout.column("item", "vector")
         out = np.zeros((n, columns.stop - columns.start), np.float32)
-        _bound(query_each, self._learned.learner)(self.model, self.event, out)
+        bound(query_each, self._learned.learner)(self.model, self.event, out)
         return out
 
     def parts(self, slots: NDArray[np.int32]) -> NDArray[np.float32]:
         """(n, 3 + history) parts of the scores of items for the user in slot 0."""
         out = np.zeros((len(slots), OWN_PARTS + self._layout.history), np.float32)
-        _bound(explain_each, self._learned.learner)(self.model, self.event, slots, out)
+        bound(explain_each, self._learned.learner)(self.model, self.event, slots, out)
         return out
 
 
@@ -150,12 +147,12 @@ def checked(name: str) -> str:
 
 
 def explain(model: Model, event: Event, out: NDArray[np.float32]) -> None:
-    """Stands for the learner's kernel; `_bound` puts it in place."""
+    """Stands for the learner's kernel; `bound` puts it in place."""
     raise NotImplementedError
 
 
 def query(model: Model, event: Event, out: NDArray[np.float32]) -> None:
-    """Stands for the learner's kernel; `_bound` puts it in place."""
+    """Stands for the learner's kernel; `bound` puts it in place."""
     raise NotImplementedError
 
 
@@ -177,13 +174,3 @@ def query_each(model: Model, event: Event, out: NDArray[np.float32]) -> None:
             Event(i, event.item, event.known, event.number, event.time, 1.0, 1.0, event.key),
             out[i],
         )
-
-
-@cache
-def _bound(loop: Callable[..., None], learner: Learner) -> Callable[..., None]:
-    """Compile a loop with the learner's kernels in the place of the stand-ins."""
-    names = {**loop.__globals__, "explain": learner.explain, "query": learner.query}
-    bound = types.FunctionType(loop.__code__, names, loop.__name__)
-    bound.__qualname__ = f"{learner.name}.{loop.__name__}"
-    bound.__module__ = loop.__module__
-    return kernel(bound)

@@ -15,9 +15,8 @@ from numba.core.dispatcher import Dispatcher
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# Sums may be reordered so that they run in SIMD lanes; NaN and infinity keep their meaning,
-# because a step that is not finite must be seen and skipped.
-_FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
+# Sums may be reordered, so that they run in SIMD lanes; NaN and infinity keep their meaning.
+_REORDERED = {"reassoc", "contract", "nsz"}
 
 
 def cache_home() -> Path:
@@ -50,22 +49,39 @@ def _digest(function: Callable[..., Any], seen: set[str]) -> bytes:
 
 
 def kernel(function: F) -> F:
-    """Compile with numba at the first call; releases the GIL; cached on disk by the sources it depends on."""
-    return _compiled(function, no_cfunc_wrapper=True)
+    """Compile with numba at the first call; releases the GIL; cached on disk, unless it takes a model.
+
+    A cache names the types that a function was compiled for. That of a function which any learner may
+    call could not be read any more once a learner is gone; loops bound to one learner are `cached`.
+    """
+    names = function.__code__.co_varnames[: function.__code__.co_argcount]
+    return _compiled(function) if "model" in names else cached(function)
+
+
+def cached(function: F) -> F:
+    """As `kernel`, cached on disk by the sources that the function depends on."""
+    numba.config.CACHE_DIR = str(cache_home() / _digest(function, set()).hex()[:16])  # type: ignore[attr-defined]
+    return _compiled(function, cache=True)
 
 
 def inner(function: F) -> F:
-    """As `kernel`, for what only kernels call: with no entry from Python it compiles in half the time."""
-    return _compiled(function, no_cfunc_wrapper=True, no_cpython_wrapper=True)
+    """As `kernel`, for what only kernels call: no entry from Python, and kept as a part of its callers."""
+    return _compiled(function, no_cpython_wrapper=True)
 
 
-def _compiled(function: F, **wrappers: bool) -> F:
-    numba.config.CACHE_DIR = str(cache_home() / _digest(function, set()).hex()[:16])  # type: ignore[attr-defined]
-    jit: Any = numba.njit
+def reduction(function: F) -> F:
+    """As `inner`, for a sum in a loop that only reads: it may be reordered.
+
+    See `streaming/learners/reductions.py` for why nothing else may.
+    """
+    return _compiled(function, no_cpython_wrapper=True, fastmath=_REORDERED)
+
+
+def _compiled(function: F, **how: Any) -> F:
     # No reference counting: kernels allocate nothing, and counting the arrays of a model, atomically and at
     # each call, costs more than a step of 64 floats.
-    made = jit(cache=True, nogil=True, fastmath=_FASTMATH, error_model="numpy", _nrt=False, **wrappers)
-    compiled: F = made(function)
+    jit: Any = numba.njit
+    compiled: F = jit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, _nrt=False, **how)(function)
     return compiled
 
 

@@ -11,7 +11,7 @@ from streaming.errors import SettingError, nearest
 if TYPE_CHECKING:
     from streaming.learners.contract import Learner
 
-_NOT_LEARNERS = {"contract", "model", "negatives", "neighbours", "optimisers", "pooling"}
+_NOT_LEARNERS = {"contract", "model", "negatives", "neighbours", "optimisers", "pooling", "reductions"}
 
 
 def names() -> list[str]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from streaming.kernels import inner, is_finite, kernel
 from streaming.learners.contract import CLIPPED, SKIPPED, Event, Field, Layout, Learner, Model
+from streaming.learners.reductions import dot_rows
 
 
 class Options(NamedTuple):
@@ -43,22 +44,13 @@ class Params(NamedTuple):
     values: NDArray[np.int64]  # (1,)
 
 
-@inner
-def dot(a: NDArray[np.float32], i: int, b: NDArray[np.float32], j: int, d: int) -> np.float32:
-    """Inner product of the first d floats of two rows."""
-    total = np.float32(0.0)
-    for k in range(d):
-        total += a[i, k] * b[j, k]
-    return total
-
-
 @kernel
 def score(model: Model, event: Event, out: NDArray[np.float32]) -> None:
     """s_j = μ + b_u + b_j + p_u · q_j, the predicted value."""
     users, items, d = model.users.floats, model.items.floats, model.options.dimension
     base = np.float32(model.params.mean[0]) + users[event.user, d]
     for j in range(out.shape[0]):
-        out[j] = base + items[j, d] + dot(users, event.user, items, j, d)
+        out[j] = base + items[j, d] + dot_rows(users, event.user, items, j, d)
 
 
 @inner
@@ -92,7 +84,7 @@ def learn(model: Model, event: Event) -> float:
     """
     users, items, params, options = model.users.floats, model.items.floats, model.params, model.options
     d = options.dimension
-    rest = users[event.user, d] + items[event.item, d] + dot(users, event.user, items, event.item, d)
+    rest = users[event.user, d] + items[event.item, d] + dot_rows(users, event.user, items, event.item, d)
     before, mean = params.mean[0] + rest, params.mean[0]
     value = event.value if event.weight > 0.0 else min(0.0, before)
     if event.weight > 0.0:
@@ -126,7 +118,7 @@ def explain(model: Model, event: Event, out: NDArray[np.float32]) -> None:
     """The user's part p_u · q_i, and the item's bias as popularity; the mean and the user's bias left out."""
     out[:] = 0.0
     d = model.options.dimension
-    out[0] = dot(model.users.floats, event.user, model.items.floats, event.item, d)
+    out[0] = dot_rows(model.users.floats, event.user, model.items.floats, event.item, d)
     out[1] = model.items.floats[event.item, d]
 
 

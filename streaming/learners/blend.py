@@ -34,8 +34,8 @@ from streaming.learners.contract import (
 from streaming.learners.item_knn import learn_together, similarity
 from streaming.learners.negatives import exponential, first_place, place_of, table_size
 from streaming.learners.neighbours import count_total, fade_lists, unit, weight_of
-from streaming.learners.optimisers import dot
 from streaming.learners.pooling import gather, pool, repeat_term
+from streaming.learners.reductions import dot
 from streaming.learners.softmax import decay as decay_softmax
 from streaming.learners.softmax import explain as explain_softmax
 from streaming.learners.softmax import learn as learn_softmax

@@ -21,6 +21,7 @@ from streaming.learners.contract import (
     past_item,
 )
 from streaming.learners.neighbours import unit
+from streaming.learners.reductions import dot, dot_of, dot_rows
 
 
 class Options(NamedTuple):
@@ -65,33 +66,6 @@ class Workspace(NamedTuple):
 
 
 @inner
-def dot(rows: NDArray[np.float32], slot: int, vector: NDArray[np.float32]) -> np.float32:
-    """Inner product of a row's vector with another."""
-    total = np.float32(0.0)
-    for k in range(vector.shape[0]):
-        total += rows[slot, k] * vector[k]
-    return total
-
-
-@inner
-def dot_of(a: NDArray[np.float32], b: NDArray[np.float32]) -> np.float32:
-    """a · b."""
-    total = np.float32(0.0)
-    for k in range(a.shape[0]):
-        total += a[k] * b[k]
-    return total
-
-
-@inner
-def square(vector: NDArray[np.float32]) -> np.float32:
-    """|v|²."""
-    total = np.float32(0.0)
-    for k in range(vector.shape[0]):
-        total += vector[k] * vector[k]
-    return total
-
-
-@inner
 def ascend(
     rows: NDArray[np.float32],
     slot: int,
@@ -123,9 +97,7 @@ def ascend(
 @inner
 def to_length_one(rows: NDArray[np.float32], slot: int, d: int) -> None:
     """Bring a row's vector back to length 1."""
-    total = np.float32(0.0)
-    for k in range(d):
-        total += rows[slot, k] * rows[slot, k]
+    total = dot_rows(rows, slot, rows, slot, d)
     factor = np.float32(1.0) / np.sqrt(max(total, np.float32(1e-30)))
     for k in range(d):
         rows[slot, k] *= factor
@@ -157,7 +129,7 @@ def represent(model: Model, event: Event, user: NDArray[np.float32]) -> np.float
         weight *= np.float32(options.fading)
     if not options.cosine:
         return np.float32(1.0)
-    length = np.float32(np.sqrt(square(user)))
+    length = np.float32(np.sqrt(dot_of(user, user)))
     if length < 1e-6:  # nothing known of the user: no direction
         return np.float32(1.0)
     for k in range(d):
@@ -201,7 +173,7 @@ def compare(model: Model, event: Event, sign: np.float32) -> float:
     rate = np.float32(options.bias_rate / scale * abs(event.weight))
     mine = sharpness * dot(items, event.item, user)
     weight = sharpness * np.float32(abs(event.weight)) * sign
-    size, loss, total = square(user), 0.0, np.float32(0.0)
+    size, loss, total = dot_of(user, user), 0.0, np.float32(0.0)
     for t in range(options.negatives if event.known > 0 else 0):
         other = random_below(np.uint64(event.key), t, event.known)
         if other == event.item or was_had(model, event.user, model.serial_of[other]):
@@ -251,7 +223,7 @@ def learn(model: Model, event: Event) -> float:
         for k in range(d):
             space.gradient[k] = (space.gradient[k] - inside * space.user[k]) / length
     one = np.float32(1.0)
-    size, clipped = square(space.gradient), 0
+    size, clipped = dot_of(space.gradient, space.gradient), 0
     clipped += ascend(users, event.user, d, one, space.gradient, size, options)
     model.users.touched[event.user] = event.number
     weight = context_scale(options)
@@ -263,7 +235,7 @@ def learn(model: Model, event: Event) -> float:
                 to_length_one(items, slot, d)
             touched[slot] = event.number
         weight *= np.float32(options.fading)
-    clipped += ascend(items, event.item, d + 1, one, space.item, square(space.item), options)
+    clipped += ascend(items, event.item, d + 1, one, space.item, dot_of(space.item, space.item), options)
     if options.cosine:
         to_length_one(items, event.item, d)
     touched[event.item] = event.number

@@ -16,12 +16,13 @@ from __future__ import annotations
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streaming.kernels import kernel
+from streaming.kernels import cached, inner, kernel
 
 OPTIMISERS = ("none", "sgd", "adagrad")  # whose state a row may hold; the place is its number in the bytes
 CLIPPED, SKIPPED = 0, 1  # places in Model.tally
@@ -176,7 +177,7 @@ class Learner:
 
     def loop(self) -> Callable[..., None]:
         """The compiled `test_then_learn` of this learner."""
-        return _bind(test_then_learn, self)
+        return bound(test_then_learn, self)
 
 
 class Batch(NamedTuple):
@@ -212,26 +213,26 @@ class Outcome(NamedTuple):
 
 
 def score(model: Model, event: Event, out: NDArray[np.float32]) -> None:
-    """Stands for the learner's kernel; `_bind` puts it in place."""
+    """Stands for the learner's kernel; `bound` puts it in place."""
     raise NotImplementedError
 
 
 def learn(model: Model, event: Event) -> float:
-    """Stands for the learner's kernel; `_bind` puts it in place."""
+    """Stands for the learner's kernel; `bound` puts it in place."""
     raise NotImplementedError
 
 
 def decay(model: Model, known: int, number: int) -> None:
-    """Stands for the learner's kernel; `_bind` puts it in place."""
+    """Stands for the learner's kernel; `bound` puts it in place."""
     raise NotImplementedError
 
 
-@kernel
+@inner
 def no_decay(model: Model, known: int, number: int) -> None:
     """Nothing decays."""
 
 
-@kernel
+@inner
 def past_item(history: History, slot_of: NDArray[np.int32], user: int, k: int) -> int:
     """Slot of the item that a user had k + 1 positive events ago; -1 for none, forgotten or gone."""
     width = history.serial.shape[1]
@@ -253,7 +254,7 @@ def rank_of(scores: NDArray[np.float32], item: int) -> float:
     return greater + 0.5 * equal if equal >= 0 else np.inf
 
 
-@kernel
+@inner
 def exclude(seen: Seen, user: int, item: int, scores: NDArray[np.float32]) -> bool:
     """Take the items that a user had out of the ranking; True where `item` is one of them."""
     had = False
@@ -267,14 +268,14 @@ def exclude(seen: Seen, user: int, item: int, scores: NDArray[np.float32]) -> bo
     return had
 
 
-@kernel
+@inner
 def notice(rows: Rows, slot: int, number: int, time: int) -> None:
     """An event of a row came, whether or not anything can be learned from it."""
     rows.seen[slot] = max(rows.seen[slot], time)
     rows.touched[slot] = number
 
 
-@kernel
+@inner
 def remember(model: Model, event: Event) -> None:
     """Count the event in both rows; a positive one enters the user's history and the recent ring."""
     users, items, history, recent = model.users, model.items, model.history, model.recent
@@ -319,7 +320,7 @@ def fade_period(half_life: float) -> int:
     return max(1, int(16.0 * half_life))
 
 
-@kernel
+@inner
 def fade(rows: Rows, column: int, known: int, number: int, half_life: float) -> None:
     """At fixed event numbers, bring a decaying field of all rows back to the scale 1."""
     if np.isinf(half_life) or number % fade_period(half_life) != 0:
@@ -365,22 +366,29 @@ def test_then_learn(
             seen.used[0] = entry + 1
 
 
-def _bind(loop: Callable[..., None], learner: Learner) -> Callable[..., None]:
-    """Compile `loop` with a learner's `score`, `learn` and `decay` in the place of the stand-ins.
+def score_all(model: Model, event: Event, out: NDArray[np.float32]) -> None:
+    """out = the score of every known item for event.user."""
+    score(model, event, out)
+
+
+@cache
+def bound(loop: Callable[..., None], learner: Learner) -> Callable[..., None]:
+    """Compile a loop with a learner's kernels in the place of the stand-ins of the same names.
 
     Kernels handed over as arguments could not be cached on disk; as globals of a copy of the
     function they can.
     """
-    names = {
-        **loop.__globals__,
+    kernels = {
         "score": learner.score,
         "learn": learner.learn,
         "decay": learner.decay or no_decay,
+        "query": learner.query,
+        "explain": learner.explain,
     }
-    bound = types.FunctionType(loop.__code__, names, loop.__name__)
-    bound.__qualname__ = f"{learner.name}.{loop.__name__}"
-    bound.__module__ = loop.__module__
-    return kernel(bound)
+    copy = types.FunctionType(loop.__code__, {**loop.__globals__, **kernels}, loop.__name__)
+    copy.__qualname__ = f"{learner.name}.{loop.__name__}"
+    copy.__module__ = loop.__module__
+    return cached(copy)
 
 
 def new_outcome(n: int) -> Outcome:

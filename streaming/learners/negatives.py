@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from streaming.kernels import inner, is_finite, kernel, random_below
 from streaming.learners.contract import Event, Model
+from streaming.learners.reductions import sum_of
 
 NEGLIGIBLE = np.float32(1e-6)  # a candidate of less probability is left alone: its row need not be written
 
@@ -128,18 +129,15 @@ def normalise(
     Returns −ln of the target's part; NaN where a score is not finite.
     """
     highest = scores[0]
-    check = np.float32(0.0)
     for c in range(total):
         highest = max(highest, scores[c])
-        check += scores[c]
-    mass = np.float32(0.0)
     for c in range(total):
         errors[c] = shares[c] * exponential(scores[c] - highest)
-        mass += errors[c]
+    mass = sum_of(errors, total)
     loss = -np.log(np.float64(max(errors[target], np.float32(1e-37)) / mass))
     inverse = np.float32(1.0) / mass
     for c in range(total):
         error = errors[c] * inverse
         errors[c] = error if error > NEGLIGIBLE else np.float32(0.0)
     errors[target] -= np.float32(1.0)
-    return loss if is_finite(check) and is_finite(mass) else np.nan
+    return loss if is_finite(sum_of(scores, total)) and is_finite(mass) else np.nan

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from streaming.kernels import inner
 from streaming.learners.contract import Model, Neighbours, fade_period, half_life_scale
+from streaming.learners.reductions import column_sum
 
 _TRIES = 4  # places of a full list that a new entry tries for an item that is gone
 
@@ -126,10 +127,7 @@ def fade_lists(model: Model, which: int, known: int, number: int, half_life: flo
 @inner
 def count_total(model: Model, column: int, known: int) -> float:
     """Sum of the counts above 0 in a column of the items; never 0, so that it can divide."""
-    total = 0.0
-    for j in range(known):
-        total += max(model.items.floats[j, column], np.float32(0.0))
-    return max(total, 1e-30)
+    return float(max(column_sum(model.items.floats, column, known), 1e-30))
 
 
 @inner

@@ -13,23 +13,13 @@ from numpy.typing import NDArray
 from streaming.kernels import inner
 from streaming.learners.contract import Event, Model, half_life_scale
 from streaming.learners.pooling import COUNTS, GAPS, LAGS
-
-
-@inner
-def dot(rows: NDArray[np.float32], slot: int, vector: NDArray[np.float32]) -> np.float32:
-    """Inner product of a row's vector with another."""
-    total = np.float32(0.0)
-    for k in range(vector.shape[0]):
-        total += rows[slot, k] * vector[k]
-    return total
+from streaming.learners.reductions import dot, dot_of, dot_rows
 
 
 @inner
 def to_length_one(rows: NDArray[np.float32], slot: int, d: int) -> None:
     """Bring a row's vector back to length 1."""
-    square = np.float32(0.0)
-    for k in range(d):
-        square += rows[slot, k] * rows[slot, k]
+    square = dot_rows(rows, slot, rows, slot, d)
     factor = np.float32(1.0) / np.sqrt(max(square, np.float32(1e-30)))
     for k in range(d):
         rows[slot, k] *= factor
@@ -47,11 +37,8 @@ def move(model: Model, event: Event, found: int, total: int, length: np.float32,
     space, d = model.workspace, model.options.dimension
     rate = np.float32(model.options.learning_rate) * weight
     inverse = np.float32(1.0 / model.options.temperature)
-    square = np.float32(0.0)
-    for k in range(d):
-        square += space.user[k] * space.user[k]
-        space.gradient[k] = 0.0
-    square *= inverse * inverse / np.float32(d)
+    space.gradient[:] = 0.0
+    square = dot_of(space.user, space.user) * inverse * inverse / np.float32(d)
     rows = model.items.floats
     for c in range(found):
         error = space.error[c]
@@ -102,15 +89,11 @@ def finish_gradient(model: Model, length: np.float32) -> np.float32:
     inverse = np.float32(1.0 / model.options.temperature)
     along = np.float32(0.0)
     if model.options.cosine and length > 0.0:
-        for k in range(user.shape[0]):
-            along += gradient[k] * user[k]
+        along = dot_of(gradient, user)
         inverse /= length
-    square = np.float32(0.0)
     for k in range(user.shape[0]):
-        value = (gradient[k] - along * user[k]) * inverse
-        gradient[k] = value
-        square += value * value
-    return square / np.float32(user.shape[0])
+        gradient[k] = (gradient[k] - along * user[k]) * inverse
+    return dot_of(gradient, gradient) / np.float32(user.shape[0])
 
 
 @inner

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from streaming.kernels import inner, kernel
 from streaming.learners.contract import Event, Model
 from streaming.learners.negatives import place_of
+from streaming.learners.reductions import dot_of
 
 GAPS = 16  # buckets of the time since an item was had
 LAGS, COUNTS = 8, 4  # buckets of the repeat term
@@ -134,10 +135,7 @@ def pool(model: Model, event: Event, found: int) -> Any:
             slot = space.slot[c]
             for k in range(user.shape[0]):
                 user[k] += weight * rows[slot, k]
-    length = np.float32(0.0)
-    for k in range(user.shape[0]):
-        length += user[k] * user[k]
-    length = np.sqrt(length)
+    length = np.sqrt(dot_of(user, user))
     if model.options.cosine and length > 0.0:
         for k in range(user.shape[0]):
             user[k] /= length

@@ -36,8 +36,9 @@ from streaming.learners.contract import (
     half_life_scale,
 )
 from streaming.learners.negatives import draw, expected_draws, normalise, place_of, table_size
-from streaming.learners.optimisers import bias_rate, dot, finish_gradient, move, move_user, to_length_one
+from streaming.learners.optimisers import bias_rate, finish_gradient, move, move_user, to_length_one
 from streaming.learners.pooling import COUNTS, GAPS, LAGS, Params, Workspace, gather, pool, repeat_term
+from streaming.learners.reductions import dot, dot_of
 
 MAX_WEIGHT = 10.0  # a weight above is cut to it, and counted
 NEGLIGIBLE = np.float32(1e-6)  # a candidate of less probability is left alone: its row need not be written
@@ -167,9 +168,8 @@ def push_away(model: Model, event: Event, found: int, length: np.float32, weight
         return np.nan
     error = np.float32(1.0 / (1.0 + np.exp(-score_now)))
     inverse = np.float32(1.0 / options.temperature)
-    square = np.float32(0.0)
+    square = dot_of(user, user)
     for k in range(d):
-        square += user[k] * user[k]
         gradient[k] = error * rows[item, k]
     rate = np.float32(options.learning_rate) * weight
     rows[item, d + 1] += error * error * inverse * inverse * square / np.float32(d)

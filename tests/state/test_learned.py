@@ -196,3 +196,16 @@ def test_excluded_items_are_those_the_user_had() -> None:
         counts[item] = counts.get(item, 0.0) + float(events.weights[k])
         seen.add(item)
     assert learned.prequential.summary()["overall"]["hr@10"] == pytest.approx(hits / len(events))
+
+
+@pytest.mark.parametrize("learner", learners.names())
+def test_bytes_do_not_depend_on_where_arrays_lie_in_memory(learner: str) -> None:
+    spec, found = spec_of(learner, {"evaluation_rate": 0.0}), []
+    for odd in range(4):
+        # Blocks of odd sizes, held while the arrays are made, move them against each other.
+        blocks = [bytearray(64 * k + 16 * odd + 1) for k in range(32)]
+        store = MemoryStore()
+        teach(Learned(spec, store), lively(500), commit=500)
+        found.append(everything(store))
+        del blocks
+    assert all(difference(found[0], other) == [] for other in found[1:])

@@ -44,7 +44,7 @@ def _event(harness: Harness, user: int, item: int, time: int) -> Event:
 
 def _scores(harness: Harness, event: Event) -> NDArray[np.float32]:
     out = np.zeros(harness.known, np.float32)
-    harness.learner.score(harness.model, event, out)
+    harness.score(harness.model, event, out)
     return out
 
 

@@ -33,7 +33,7 @@ def score(h: Harness, user: int) -> NDArray[np.float32]:
         np.int32(user), np.int32(0), np.int32(h.known), h.number + 1,
         np.int64(0), np.float32(1), np.float32(1), np.uint64(1),
     )  # fmt: skip
-    h.learner.score(h.model, event, out)
+    h.score(h.model, event, out)
     return out
 
 
