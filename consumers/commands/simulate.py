@@ -1,4 +1,4 @@
-"""`freshet simulate`: a seed enters, the events of a simulated stream leave as JSON lines, CSV or parquet."""
+"""`freshet simulate`: a seed enters, the events of a simulated stream leave for a file or a topic."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import gzip
 import io
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Annotated, BinaryIO, Literal, cast
 
 import msgspec
 import numpy as np
@@ -18,8 +19,15 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import zstandard
+from cyclopts import Parameter
 
+from consumers.commands.context import current_settings
+from consumers.commands.kafka import client_settings
 from consumers.commands.output import progress, stderr
+from consumers.file_records import Records
+from consumers.producing import KeyedProducer
+from consumers.replays import Replay
+from consumers.sending import Pace, Timestamps, ready_topic, send_all
 from streaming.errors import FreshetError, UsageError, nearest
 from streaming.events import Ids
 from streaming.simulator import TYPES, SimulatedBatch, SimulatedItems, Simulator, SimulatorOptions
@@ -46,11 +54,17 @@ def simulate(
     shift_at: int | None = None,
     start: int = 0,
     truth: bool = False,
+    to: Literal["file", "kafka"] = "file",
+    topic: str | None = None,
+    timestamps: Timestamps = "now",
+    again: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Write the events of a simulated stream whose true preferences are known.
 
     The same seed gives the same events. Standard error says what hit rate the
-    best possible recommender would reach on them.
+    best possible recommender would reach on them. With `--to kafka` they go to a
+    topic, keyed by user; after an end of any kind the same command goes on where
+    the topic stands, without a gap or a double.
 
     Parameters
     ----------
@@ -78,6 +92,14 @@ def simulate(
     truth
         Also write, for each event, oracle_rank (items that were truly likelier) and its probability.
         Not for JSON lines.
+    to
+        Where the events go: to the file of --out, or to Kafka.
+    topic
+        With --to kafka, the topic; the one in the settings when left out. It is made where it is absent.
+    timestamps
+        With --to kafka, timestamp of each record: the time at which it is sent, or the simulated time.
+    again
+        With --to kafka, send all events, whatever was sent before.
     """
     _check(events, start, rate)
     _check_files(out, items_out, truth)
@@ -85,11 +107,23 @@ def simulate(
     simulator = Simulator(options)
     simulator.skip(start)
     hits = 0
-    with _writer(out) as write, progress("Simulating", events) as tell:
-        for batch in _batches(simulator, events, rate):
-            write(partial(_event_table, batch, truth), batch.json_lines)
-            hits += int(np.count_nonzero(batch.oracle_rank < 10))
-            tell(simulator.position - start)
+
+    def counted(batch: SimulatedBatch) -> SimulatedBatch:
+        nonlocal hits
+        hits += int(np.count_nonzero(batch.oracle_rank < 10))
+        return batch
+
+    with progress("Simulating", events) as tell:
+        if to == "kafka":
+            if out != "-":
+                raise UsageError(f'--out is for files, got "{out}" with --to kafka. Leave it out.')
+            pieces = (_records(counted(batch)) for batch in _batches(simulator, events, None, rate))
+            _send(pieces, options, topic, rate, timestamps, again, lambda: tell(simulator.position - start))
+        else:
+            with _writer(out) as write:
+                for batch in _batches(simulator, events, rate, rate):
+                    write(partial(_event_table, batch, truth), counted(batch).json_lines)
+                    tell(simulator.position - start)
     if items_out is not None:
         made = simulator.items()
         with _writer(items_out) as write:
@@ -114,10 +148,43 @@ def _check_files(out: str, items_out: str | None, truth: bool) -> None:
         raise UsageError(f'--items-out: expected another file than --out, got "{out}" for both.')
 
 
-def _batches(simulator: Simulator, events: int, rate: float | None) -> Iterator[SimulatedBatch]:
-    """The events in pieces, each when its last one falls due."""
+def _send(
+    pieces: Iterable[Records],
+    options: SimulatorOptions,
+    topic: str | None,
+    rate: float | None,
+    timestamps: Timestamps,
+    again: bool,
+    tell: Callable[[], None],
+) -> None:
+    """Send the events to Kafka, those that are not there yet."""
+    settings = current_settings()
+    client = client_settings(settings)
+    world = ", ".join(f"{name}={value}" for name, value in asdict(options).items())
+    target = ready_topic(client, topic or settings.events.topic, options.start_us, timestamps)
+    with (
+        Replay.open(settings.home, f"simulator[{world}]", target, client, again=again) as run,
+        KeyedProducer(target, client, run.note.run) as producer,
+    ):
+        done = send_all(pieces, run, producer, client, pace=Pace(rate=rate), timestamps=timestamps, tell=tell)
+    stderr.print(f"{done.sent:,} events sent to {target.name}; {done.already_there:,} were there already")
+
+
+def _records(batch: SimulatedBatch) -> Records:
+    """Simulated events as a topic takes them."""
+    lines = np.frombuffer(batch.json_lines(), np.uint8)
+    ends = np.flatnonzero(lines == 10)
+    starts = np.concatenate([np.zeros(1, np.int64), ends[:-1] + 1])
+    numbers = np.arange(batch.first, batch.first + len(batch))
+    return Records(numbers, batch.user_ids(), Ids(lines, starts, ends), batch.ts)
+
+
+def _batches(
+    simulator: Simulator, events: int, rate: float | None, chunk_rate: float | None
+) -> Iterator[SimulatedBatch]:
+    """The events in pieces, each when its last one falls due; of about 0.1 s each with `chunk_rate`."""
     began = time.monotonic()
-    chunk = _CHUNK if rate is None else max(1, min(_CHUNK, int(rate * _STEP_S)))
+    chunk = _CHUNK if chunk_rate is None else max(1, min(_CHUNK, int(chunk_rate * _STEP_S)))
     for done in range(0, events, chunk):
         count = min(chunk, events - done)
         if rate is not None:

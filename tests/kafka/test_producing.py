@@ -208,3 +208,22 @@ def test_csv_and_parquet_rows_become_json_that_reads_as_the_same_events(tmp_path
         ]
         assert [piece.users[k] for k in range(2)] == ["u", "v"]
     assert HEADER == "freshet-replay"
+
+
+def test_simulated_events_go_to_the_topic_at_the_rate_and_go_on_from_there(
+    broker: Any, new_topic: Callable[..., str], tmp_path: Path
+) -> None:
+    topic = new_topic(2)
+    words = ["simulate", "--to", "kafka", "--topic", topic, "--seed", "3", "--home", str(tmp_path / "home")]
+    words += ["--set", f"kafka.bootstrap_servers={broker.bootstrap}"]
+    assert main([*words, "--events", "300"]) == 0
+    began = time.monotonic()
+    assert main([*words, "--events", "800", "--rate", "1000"]) == 0
+    assert time.monotonic() - began >= 0.499
+    assert main(["simulate", "--seed", "3", "--events", "800", "--out", str(tmp_path / "a.jsonl")]) == 0
+    found = stored(broker.bootstrap, topic)
+    lines = (tmp_path / "a.jsonl").read_bytes().splitlines()
+    assert sorted(record.value for records in found.values() for record in records) == sorted(lines)
+    for partition, records in found.items():
+        assert {(murmur2(record.key) & 0x7FFFFFFF) % 2 for record in records} == {partition}
+        assert all(abs(record.timestamp / 1e3 - time.time()) < 60 for record in records)
