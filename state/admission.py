@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from state.ids import IdArrays, IdTable, find, grown, insert
+from state.ids import IdArrays, IdTable, find, grown, insert, move, remove
 from state.ledger import sealed, unsealed
 from state.store import Store
 from streaming.events import Ids
@@ -50,6 +50,24 @@ def _admit(
             number[slot] = now
         # Once reached it stays reached until the end of the batch, when the id has its row.
         admitted[i] = count[slot] >= threshold
+    return used
+
+
+@kernel
+def _discard(
+    ids: IdArrays,
+    count: NDArray[np.float64],
+    number: NDArray[np.int64],
+    used: int,
+    slots: NDArray[np.int64],
+) -> int:
+    """Take slots out, the highest first; the last one in use moves into each gap. Returns the slots used."""
+    for slot in slots:
+        remove(ids, slot)
+        used -= 1
+        if slot != used:
+            move(ids, used, slot)
+            count[slot], number[slot] = count[used], number[used]
     return used
 
 
@@ -114,12 +132,7 @@ class Admission:
         if not len(slots):
             return
         self._gone.update(self.ids.id_of(slot) for slot in slots.tolist())
-        keep = np.setdiff1d(np.arange(self._used), slots)
-        names = [self.ids.id_of(slot) for slot in keep.tolist()]
-        self._used = len(keep)
-        self._count[: self._used], self._number[: self._used] = self._count[keep], self._number[keep]
-        self.ids = IdTable(len(self._count))
-        self.ids.insert(np.arange(self._used), names)
+        self._used = _discard(self.ids.arrays, self._count, self._number, self._used, slots[::-1])
 
     def puts(self, committed: int) -> Iterator[tuple[bytes, bytes]]:
         """Counts that changed after event `committed`."""

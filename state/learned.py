@@ -63,6 +63,11 @@ class Learned:
         draw: Draw | None = None,
         exclude_seen: bool = False,
     ) -> None:
+        if exclude_seen and (user_cache is not None or spec.users_live_s or spec.items_live_s):
+            raise SettingError(
+                "exclude_seen remembers rows by their place, so all users must stay in memory (user_cache=None) and "
+                "nothing may expire."
+            )
         self.spec, self.store = spec, store
         self.learner = learners.load(spec.learner)
         self.options = learners.options_of(self.learner, spec.options)

@@ -51,7 +51,7 @@ def sum_of(values: NDArray[np.float32], n: int) -> np.float32:
 
 
 @reduction
-def column_sum(rows: NDArray[np.float32], column: int, n: int) -> np.float64:
+def column_sum(rows: NDArray[np.float32], column: int, n: int) -> float:
     """Sum of what is above 0 in a column of the first n rows."""
     total = 0.0
     for j in range(n):
