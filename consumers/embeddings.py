@@ -188,6 +188,9 @@ class EmbeddingWorker:
         self.log.seek({s.name: s.next_offset for s in ledger.sources if s.name in here})
         if ledger.read_by(self._rules):
             logger.warning("event_rules_changed", event_number=ledger.number)
+        if not self.learned.compiled:
+            learner = self.learned.spec.learner
+            logger.info("kernels_compiling", learner=learner, takes="up to a minute, the first time")
         self._due = time.monotonic() + self._pace.shortest_s
 
     def take(self, found: Slice, polled_s: float = 0.0) -> None:

@@ -20,7 +20,7 @@ from streaming import learners
 from streaming.errors import CorruptRowError, SettingError
 from streaming.evaluation import Prequential
 from streaming.events import EventBatch
-from streaming.kernels import kernel, mix
+from streaming.kernels import compiled_before, kernel, mix
 from streaming.learners.contract import Batch, Model, Outcome, Seen, new_outcome
 from streaming.learners.model import new_model, no_seen
 
@@ -65,8 +65,8 @@ class Learned:
     ) -> None:
         if exclude_seen and (user_cache is not None or spec.users_live_s or spec.items_live_s):
             raise SettingError(
-                "exclude_seen remembers rows by their place, so all users must stay in memory (user_cache=None) and "
-                "nothing may expire."
+                "exclude_seen remembers rows by their place, so all users must stay in memory "
+                "(user_cache=None) and nothing may expire."
             )
         self.spec, self.store = spec, store
         self.learner = learners.load(spec.learner)
@@ -95,6 +95,11 @@ class Learned:
     def model(self) -> Model:
         """The model over the tables' present arrays."""
         return model_of(self._model, self.users, self.items)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the learner's kernels were compiled on this machine before."""
+        return compiled_before(self._loop)
 
     @property
     def pending(self) -> int:

@@ -64,6 +64,12 @@ def cached(function: F) -> F:
     return _compiled(function, cache=True)
 
 
+def compiled_before(function: Callable[..., Any]) -> bool:
+    """Whether a `cached` function's code lies on this machine's disk already."""
+    path = function.stats.cache_path  # type: ignore[attr-defined]
+    return path is not None and any(Path(path).glob(f"*{function.__qualname__}*.nbc"))
+
+
 def inner(function: F) -> F:
     """As `kernel`, for what only kernels call: no entry from Python, and kept as a part of its callers."""
     return _compiled(function, no_cpython_wrapper=True)
