@@ -46,7 +46,7 @@ def cluster_properties(controller_ports: Sequence[int], protocols: Mapping[str, 
     voters = ",".join(f"{k + 1}@{HOST}:{port}" for k, port in enumerate(controller_ports))
     security = ",".join(f"{name}:{protocol}" for name, protocol in protocols.items())
     in_sync = str(min(2, count))
-    shared = {
+    return {
         "process.roles": "broker,controller",
         "controller.quorum.voters": voters,
         "controller.listener.names": _CONTROLLER,
@@ -61,15 +61,14 @@ def cluster_properties(controller_ports: Sequence[int], protocols: Mapping[str, 
         "share.coordinator.state.topic.min.isr": in_sync,
         "offsets.topic.num.partitions": "8",
         "transaction.state.log.num.partitions": "8",
+        # A killed node loses its partitions, and may start again, after three seconds instead of nine.
+        "broker.session.timeout.ms": "3000",
+        "broker.heartbeat.interval.ms": "500",
         "group.initial.rebalance.delay.ms": "0",
         "log.cleaner.dedupe.buffer.size": str(16 * 2**20),
         "num.io.threads": "4",
         "num.network.threads": "2",
     }
-    if count > 1:
-        # A killed node loses its partitions after three seconds, not nine.
-        shared |= {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.ms": "500"}
-    return shared
 
 
 def port_is_free(port: int) -> bool:
