@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from consumers.commands.simulate import simulate
 from consumers.eventlog.simulated import SimulatorLog
 from streaming.errors import FreshetError, InputError, InputVanishedError, SettingError, UsageError
-from streaming.simulator import RECENT, TICK, TYPES, SimulatedBatch, Simulator, SimulatorOptions
+from streaming.simulated_world import RECENT, TICK
+from streaming.simulator import TYPES, SimulatedBatch, Simulator, SimulatorOptions
 
 SMALL = SimulatorOptions(seed=3, users=200, items=120, sessions=10, item_life=2_000)
 
