@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -26,6 +27,7 @@ class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
         raw: the record's first bytes as text; what is not UTF-8 stands as \\xNN.
         line: line of the file, where lines have numbers.
         length: bytes of the whole record, where `raw` holds only its start.
+        retried: whether it was sent to its topic again.
     """
 
     source: str
@@ -34,6 +36,27 @@ class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
     raw: str
     line: int | None = None
     length: int | None = None
+    retried: bool = False
+
+
+class DeadLetterLog(Protocol):
+    """Where a worker sets bad records aside: a file, or a topic."""
+
+    def append(self, source: str, bad: BadRecord) -> None:
+        """Add a record; durable after `sync`."""
+        ...
+
+    def sync(self) -> None:
+        """Make all appended records durable; where that fails, the same call may be tried again."""
+        ...
+
+    def read(self) -> Iterator[DeadLetter]:
+        """Every record, once for each (source, offset)."""
+        ...
+
+    def close(self) -> None:
+        """Make all records durable and leave."""
+        ...
 
 
 class DeadLetters:

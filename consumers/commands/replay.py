@@ -7,12 +7,13 @@ from itertools import chain
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
+from kafka import KafkaConsumer
 
 from consumers.commands.context import current_settings
-from consumers.commands.kafka import client_settings
 from consumers.commands.output import emit, pairs, progress, stderr
 from consumers.commands.work import event_rules
 from consumers.file_records import FileRecords, made
+from consumers.kafka_settings import client_settings
 from consumers.producing import KeyedProducer
 from consumers.replays import Replay
 from consumers.sending import Pace, Sent, Timestamps, ready_topic, send_all
@@ -56,7 +57,7 @@ def replay(
         Print {topic, files, sent, seconds, records_per_second}.
     """
     pace, settings = Pace(speed=speed_of(speed)), current_settings()
-    client, name = client_settings(settings), topic or settings.events.topic
+    client, name = client_settings(settings, KafkaConsumer), topic or settings.events.topic
     rules, began = event_rules(settings), time.monotonic()
     done: dict[str, Sent] = {}
     for path in files:

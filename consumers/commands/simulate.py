@@ -20,11 +20,12 @@ import pyarrow.csv
 import pyarrow.parquet
 import zstandard
 from cyclopts import Parameter
+from kafka import KafkaConsumer
 
 from consumers.commands.context import current_settings
-from consumers.commands.kafka import client_settings
 from consumers.commands.output import progress, stderr
 from consumers.file_records import Records
+from consumers.kafka_settings import client_settings
 from consumers.producing import KeyedProducer
 from consumers.replays import Replay
 from consumers.sending import Pace, Timestamps, ready_topic, send_all
@@ -159,7 +160,7 @@ def _send(
 ) -> None:
     """Send the events to Kafka, those that are not there yet."""
     settings = current_settings()
-    client = client_settings(settings)
+    client = client_settings(settings, KafkaConsumer)
     world = ", ".join(f"{name}={value}" for name, value in asdict(options).items())
     target = ready_topic(client, topic or settings.events.topic, options.start_us, timestamps)
     with (

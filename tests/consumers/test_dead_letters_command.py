@@ -84,3 +84,16 @@ def test_record_that_was_not_refused_is_an_error(
 def test_unknown_version_is_an_error(home: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["dead-letters", "list", "mime", *home]) == 1
     assert 'Did you mean "mine"?' in capsys.readouterr().err
+
+
+def test_retry_writes_whole_records_of_files_as_lines_to_be_mended(
+    home: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "mended.jsonl"
+    assert main(["dead-letters", "retry", "mine", "--out", str(out), "--json", *home]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) == {"sent": 0, "written": 2, "left_out": 1}
+    assert "1 records are not kept whole" in shown.err
+    assert out.read_text().splitlines()[0] == "{broken"
+    assert main(["dead-letters", "retry", "mine", "--out", str(out), *home]) == 2
+    assert "exists already" in capsys.readouterr().err

@@ -41,9 +41,9 @@ cli.main()
 """
 
 
-def stored(bootstrap: str, topic: str) -> dict[int, list[Any]]:
+def stored(bootstrap: str, topic: str, **settings: Any) -> dict[int, list[Any]]:
     """All records of a topic by partition."""
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest")
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest", **settings)
     try:
         places = [TopicPartition(topic, k) for k in sorted(consumer.partitions_for_topic(topic) or ())]
         found: dict[int, list[Any]] = {place.partition: [] for place in places}
