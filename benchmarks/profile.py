@@ -22,7 +22,7 @@ from benchmarks.stream import stream_s
 STEPS = (
     ("poll: read lines", "lines.py", "take"),
     ("poll: decode", "decoding.py", "decode"),
-    ("resolve: users", "tables.py", "resolve", "UserTable"),
+    ("resolve: users", "users.py", "resolve"),
     ("resolve: all", "learned.py", "resolve"),
     ("score, learn, count", "learned.py", "learn"),
     ("metrics", "metrics.py", "observe_batch"),

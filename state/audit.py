@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from state.expiry import Expiry
+from state.items import ItemTable
 from state.ledger import JournalSlice, Source, unsealed
 from state.memory import MemoryStore
 from state.rows import RowArrays, RowCodec
 from state.spec import Spec
 from state.store import FORMAT, Store
-from state.tables import ItemTable, UserTable
+from state.users import UserTable
 from streaming import learners
 from streaming.errors import CorruptRowError, StoreError
 from streaming.evaluation import Prequential

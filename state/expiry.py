@@ -13,8 +13,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from state.items import ItemTable
 from state.store import Store
-from state.tables import ItemTable, UserTable
+from state.users import UserTable
 
 CHECK_EVENTS = 16_384  # events between two looks at the watermark
 _BUCKETS = 16  # of a time to live: a row lives one to 1 + 1/16 of it

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from state.admission import Admission
 from state.expiry import CHECK_EVENTS, Expiry
+from state.items import ItemTable
 from state.ledger import Ledger, as_json, sealed, unsealed
 from state.spec import Spec
 from state.store import Store
-from state.tables import ItemTable, UserTable, model_of
+from state.users import UserTable
 from streaming import learners
 from streaming.errors import CorruptRowError, SettingError
 from streaming.evaluation import Prequential
@@ -93,8 +94,17 @@ class Learned:
 
     @property
     def model(self) -> Model:
-        """The model over the tables' present arrays."""
-        return model_of(self._model, self.users, self.items)
+        """The model over the tables' present arrays (they are replaced when tables grow)."""
+        users, items = self.users, self.items
+        return self._model._replace(
+            users=users.rows,
+            items=items.rows,
+            history=users.history,
+            recent=self._model.recent._replace(occurrences=items.recent_count),
+            neighbours=items.neighbours,
+            slot_of=items.slot_of_serial,
+            serial_of=items.serial,
+        )
 
     @property
     def compiled(self) -> bool:
