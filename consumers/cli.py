@@ -39,10 +39,12 @@ _COMMANDS = (
     ("query", "app", "Ask a version for embeddings, recommendations, similar ids and scores."),
     ("backtest", "backtest", "Compare learners over history, side by side on the same events."),
     ("simulate", "simulate", "Write the events of a simulated stream."),
+    ("replay", "replay", "Send the events of files to a Kafka topic."),
     ("broker", "broker", "Run a Kafka for development on this machine."),
     ("config", "config", "Show each setting in effect, where it came from and what it means."),
     ("doctor", "doctor", "Check that all is well on this machine."),
-    ("dead-letters", "app", "Show the records that a version refused."),
+    ("lag", "lag", "Show how far versions are behind their topics."),
+    ("dead-letters", "app", "Show the records that a version refused, and send them again."),
 )
 
 

@@ -7,7 +7,6 @@ that the position in its other headers was sent again.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -24,6 +23,7 @@ from consumers.producing import (
     broker_errors,
     consumer_of,
     made_topic,
+    place_of,
     said,
     topic_configs,
     topic_of,
@@ -35,7 +35,6 @@ logger = structlog.get_logger()
 
 Headers = list[tuple[str, bytes]]
 RAW_BYTES = 1_000  # of a record that the topic refuses as too large
-_SOURCE = re.compile(r"(.+?)(?:#\d+)?\[(\d+)\]")
 _HEADER_BYTES = 65_536  # room for the headers beside the largest record
 _MOST_UNSURE = 10_000  # records that are sent and may not be acknowledged yet
 _RETRY_EVENTS = 500  # of one transaction
@@ -256,14 +255,14 @@ class KafkaDeadLetters:
         return self._producer
 
     def _headers(self, source: str, offset: int, reason: str) -> Headers:
-        match = _SOURCE.fullmatch(source)
-        if match is None:
+        place = place_of(source)
+        if place is None:
             raise BrokerError(
                 f"{source} is no partition of a topic, so {self.topic} cannot take its records."
             )
         values = {
-            "topic": match[1],
-            "partition": match[2],
+            "topic": place.topic,
+            "partition": str(place.partition),
             "offset": str(offset),
             "source": source,
             "reason": reason,

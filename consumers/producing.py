@@ -5,6 +5,7 @@ The partition of a key is that of Kafka's own default (murmur2), so other produc
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from streaming.kernels import kernel
 HEADER = "freshet-replay"  # run:number, so that a run that was cut short finds its last record
 MOST_PENDING = 100_000  # records sent and not yet acknowledged
 WAIT_S = 300.0  # longer than the client's delivery_timeout_ms, after which it gives up by itself
+_SOURCE = re.compile(r"([A-Za-z0-9._-]+)(?:#(\d+))?\[(\d+)\]")
 _UNKNOWN_TOPIC = 3
 _FORBIDDEN_TOPIC = 29
 # Larger batches than the client's own: history is sent at full speed.
@@ -43,6 +45,24 @@ class Topic(NamedTuple):
     id: str
     partitions: int
     allowed: frozenset[str]
+
+
+class Place(NamedTuple):
+    """A partition as a version's source names it; the generation rises when its offsets begin anew."""
+
+    topic: str
+    generation: int
+    partition: int
+
+
+def place_of(source: str) -> Place | None:
+    """The place of a source, None for one that is no partition.
+
+    >>> place_of("events#2[7]"), place_of("/data/events.jsonl")
+    (Place(topic='events', generation=2, partition=7), None)
+    """
+    match = _SOURCE.fullmatch(source)
+    return Place(match[1], int(match[2] or 1), int(match[3])) if match else None
 
 
 def accepted(settings: Mapping[str, Any], client: type) -> dict[str, Any]:
