@@ -20,8 +20,9 @@ from consumers.eventlog.contract import Slice
 from consumers.eventlog.simulated import SimulatorLog
 from consumers.metrics import WorkerMetrics
 from consumers.settings import Settings
-from state.answers import in_words, recommend
+from state.answers import recommend
 from state.learned import Learned
+from state.reasons import in_words
 from state.spec import new_spec
 from state.versions import Registry, Version
 from streaming.simulator import SimulatorOptions

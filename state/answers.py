@@ -9,40 +9,23 @@ from typing import Literal
 
 import msgspec
 import numpy as np
-from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from state.guests import OWN_PARTS, Guests, checked
 from state.learned import Learned
+from state.ranking import Measure, compare, top
+from state.reasons import Reason, strongest
 from state.versions import Version
 from streaming import learners
 from streaming.errors import UnknownIdError, UsageError, VersionError
 from streaming.learners.contract import bound, score_all
 
 Kind = Literal["user", "item"]
-Measure = Literal["dot", "cosine", "euclidean"]
 RepresentedBy = Literal["row", "history", "popularity"]
 
 MOST = 10_000  # answers to one question
 _BLOCK = 8192  # rows that are compared at one go
 _SAMPLE = 256  # items whose mean is the average item of the reasons
-_OWN_KINDS: tuple[Literal["taste", "popularity", "repetition"], ...] = ("taste", "popularity", "repetition")
-_WORDS = {"taste": "your taste", "popularity": "popular now", "repetition": "had before"}
-_HISTORY_REASONS = 2  # items of the history that are named
-_WORTH_NAMING = 0.1  # share of what speaks for an item below which a part is not named
-
-
-class Reason(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that speaks for an item.
-
-    Attributes:
-        item: the item of the user's history that does, where kind is "history".
-        part: what it adds to the score, beyond what it adds to that of an average item.
-    """
-
-    kind: Literal["taste", "popularity", "repetition", "history"]
-    item: str | UnsetType = UNSET
-    part: float
 
 
 class Recommended(msgspec.Struct, frozen=True):
@@ -231,7 +214,7 @@ class Answers:
         average = self._guest.parts(sample).mean(axis=0, dtype=np.float64)
         parts = self._guest.parts(slots.astype(np.int32)) - average  # (k, 3 + history)
         past = [self._item(s) if s >= 0 else None for s in self._guest.past_slots()]
-        return [_strongest(row, past) for row in parts.tolist()]
+        return [strongest(row, past) for row in parts.tolist()]
 
     def _nearest_items(self, name: str, k: int, by: Measure) -> list[tuple[str, float]]:
         self._must_have_vectors("item")
@@ -327,17 +310,6 @@ def recommend(learned: Learned, user: str, k: int) -> list[tuple[str, float, lis
     return [(one.item, one.score, one.because) for one in found.items]
 
 
-def in_words(reasons: Sequence[Reason]) -> str:
-    """Reasons as short words.
-
-    >>> in_words([Reason(kind="history", item="a", part=2.0), Reason(kind="popularity", part=1.0)])
-    'because of a; popular now'
-    """
-    items = [reason.item for reason in reasons if reason.item is not UNSET]
-    words = [f"because of {', '.join(map(str, items))}"] if items else []
-    return "; ".join(words + [_WORDS[reason.kind] for reason in reasons if reason.kind in _WORDS])
-
-
 def learners_with_vectors() -> list[str]:
     """Names of the learners whose items have vectors."""
     loaded = [learners.load(name) for name in learners.names()]
@@ -352,56 +324,6 @@ def check_count(k: int) -> None:
     """
     if not 1 <= k <= MOST:
         raise UsageError(f"The number of answers (-k) must be between 1 and {MOST}, got {k}.")
-
-
-def top(scores: NDArray[np.float32], k: int, events: NDArray[np.uint32]) -> NDArray[np.int64]:
-    """Places of the k highest scores, best first; of equal ones, that with more events, then the earlier.
-
-    -inf and NaN are never among them.
-
-    >>> top(np.array([1, 3, -np.inf, 3], np.float32), 2, np.array([9, 1, 9, 2], np.uint32)).tolist()
-    [3, 1]
-    """
-    places = np.flatnonzero(scores > -np.inf)
-    if len(places) > k:
-        edge = len(places) - k
-        places = places[scores[places] >= np.partition(scores[places], edge)[edge]]
-    order = np.lexsort((places, -events[places].astype(np.int64), -scores[places]))
-    return places[order[:k]]
-
-
-def compare(vectors: NDArray[np.float32], vector: NDArray[np.float32], by: Measure) -> NDArray[np.float32]:
-    """Nearness of each of n vectors, higher is nearer: (n, d), (d,) → (n,).
-
-    dot v·w; cosine v·w / |v||w|, 0 where a length is 0; euclidean -|v − w|.
-
-    >>> compare(np.array([[3, 4], [0, 0]], np.float32), np.array([0, 1], np.float32), "cosine").tolist()
-    [0.800000011920929, 0.0]
-    """
-    if by == "euclidean":
-        difference = vectors - vector
-        near: NDArray[np.float32] = -np.sqrt(np.einsum("ij,ij->i", difference, difference))
-        return near
-    dots: NDArray[np.float32] = vectors @ vector
-    if by == "dot":
-        return dots
-    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors)) * np.sqrt(vector @ vector)
-    cosine: NDArray[np.float32] = np.divide(dots, lengths, out=np.zeros_like(dots), where=lengths > 0.0)
-    return np.clip(cosine, np.float32(-1.0), np.float32(1.0))
-
-
-def _strongest(parts: Sequence[float], past: Sequence[str | None]) -> list[Reason]:
-    """The parts of a score that are worth naming, the strongest first."""
-    by_item: dict[str, float] = {}
-    for item, part in zip(past, parts[OWN_PARTS:], strict=False):
-        if item is not None:
-            by_item[item] = by_item.get(item, 0.0) + part
-    named = sorted(by_item.items(), key=lambda pair: -pair[1])[:_HISTORY_REASONS]
-    reasons = [Reason(kind=kind, part=part) for kind, part in zip(_OWN_KINDS, parts, strict=False)]
-    reasons += [Reason(kind="history", item=item, part=part) for item, part in named]
-    least = _WORTH_NAMING * sum(reason.part for reason in reasons if reason.part > 0.0)
-    worth = [reason for reason in reasons if reason.part > 0.0 and reason.part >= least]
-    return sorted(worth, key=lambda reason: -reason.part)
 
 
 def _moment(seconds: int) -> datetime:

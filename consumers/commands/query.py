@@ -12,14 +12,14 @@ from consumers.commands.output import emit, pairs, table
 from state.answers import (
     Embedding,
     Kind,
-    Measure,
     Recommendations,
     Scores,
     Similar,
     answers_of,
     check_count,
-    in_words,
 )
+from state.ranking import Measure
+from state.reasons import in_words
 from state.versions import Registry, Version
 from streaming.errors import UsageError, VersionError
 

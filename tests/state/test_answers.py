@@ -12,15 +12,14 @@ from state import answers as module
 from state.answers import (
     Answers,
     Kind,
-    Measure,
-    Reason,
     answers_of,
-    in_words,
     learners_with_vectors,
     recommend,
 )
 from state.learned import Learned
 from state.memory import MemoryStore
+from state.ranking import Measure, top
+from state.reasons import Reason, in_words
 from state.spec import new_spec
 from state.versions import Registry, Version
 from streaming import learners
@@ -329,4 +328,4 @@ def test_text_that_cannot_be_an_id_is_refused(softmax: Answers, name: str) -> No
 
 def test_equal_scores_are_ordered_by_events_then_by_age() -> None:
     scores = np.array([1, 2, 2, np.nan, 2, -np.inf], np.float32)
-    assert module.top(scores, 4, np.array([9, 1, 3, 9, 3, 9], np.uint32)).tolist() == [2, 4, 1, 0]
+    assert top(scores, 4, np.array([9, 1, 3, 9, 3, 9], np.uint32)).tolist() == [2, 4, 1, 0]
