@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import state.learned
-from state.audit import MOST_PROBLEMS, Findings, text_of, verify
+from state.audit import verify
+from state.findings import MOST_PROBLEMS, Findings, text_of
 from state.learned import Learned
 from state.ledger import as_json, sealed, unsealed
 from state.memory import MemoryStore
