@@ -71,7 +71,7 @@ def compare(learner: str, path: Path, sizes: tuple[int, ...]) -> dict[str, dict[
 
 def measure(quick: bool) -> Report:
     """Every learner: all sizes on a short file, the large ones on a long file."""
-    short = stream_s(800, 700, 60) if quick else stream_s(6000, 3000, 1000)
+    short = stream_s(800, 700, 60) if quick else stream_s(3000, 2000, 800)
     long = short if quick else stream_s(120_000, 20_000, 5000)
     report = Report({"stores": {}})
     for learner in learners.names():
