@@ -22,6 +22,7 @@ from streaming.learners.contract import Batch, Outcome
 
 logger = structlog.get_logger()
 
+LAG_S = 5.0  # between two reports of the lag, without a commit
 POLL_S = 0.1  # longest wait for records; a due commit and a stop wait no longer than this
 
 
@@ -115,6 +116,7 @@ class EmbeddingWorker:
         batch_events: most events of one poll; it changes the speed, never the result.
         observe: called after each batch and commit with the totals so far.
         control: where other processes ask for a snapshot and the like.
+        confirm: called before each commit; raises where what the log gave must not be kept.
     """
 
     def __init__(
@@ -129,14 +131,16 @@ class EmbeddingWorker:
         batch_events: int = 4096,
         observe: Callable[[Totals], None] | None = None,
         control: Control | None = None,
+        confirm: Callable[[], None] | None = None,
     ) -> None:
         self.learned, self.log, self.totals = learned, log, Totals()
         self._dead_letters, self._metrics, self._rules = dead_letters, metrics, rules
         self._pace, self._batch_events = pace or Pace(), batch_events
         self._observe = observe or (lambda totals: None)
         self._control = control
+        self._confirm = confirm or (lambda: None)
         self._arrived: list[float] = []  # of slices that are learned but not durable
-        self._due = 0.0
+        self._due = self._lag_due = 0.0
 
     def run(self, stop: Flag) -> Totals:
         """The loop.
@@ -162,6 +166,8 @@ class EmbeddingWorker:
                 self.take(found, time.perf_counter() - before)  # 2 to 6
             self.commit_if_due()  # 7
             self.answer()  # 8
+            if time.monotonic() >= self._lag_due:  # where nothing comes, nothing is committed
+                self._report_lag()
             self.totals.seconds = time.monotonic() - started
             self._observe(self.totals)
             if found is None and self.log.ended:
@@ -276,13 +282,15 @@ class EmbeddingWorker:
     def commit(self) -> None:
         """Make what was learned durable, and say so.
 
-        1. the dead letters, so that no offset passes a record that is kept nowhere
+        1. the log is asked whether it gave what it seemed to give, then the dead letters are synced, so
+           that no offset passes a record that is kept nowhere
         2. rows, parameters, offsets and journal in one synced batch
         3. the log is told the offsets, for lag tools only
         """
         if not self._arrived:
             return
         ledger, begun = self.learned.ledger, time.monotonic()
+        self._confirm()  # 1
         if self._dead_letters is not None:
             self._dead_letters.sync()  # 1
         rows = self.learned.commit()  # 2
@@ -295,11 +303,15 @@ class EmbeddingWorker:
         self._report(cost, now, rows)
         self._arrived.clear()
 
+    def _report_lag(self) -> None:
+        self._lag_due = time.monotonic() + LAG_S
+        ledger = self.learned.ledger
+        self._metrics.observe_lag({ledger.partition(source): left for source, left in self.log.lag().items()})
+
     def _report(self, cost: float, now: float, rows: int) -> None:
         learned, metrics = self.learned, self._metrics
         metrics.observe_commit(seconds=cost, stage_seconds=0.0, arrived=self._arrived, now=now)
-        lag = {learned.ledger.partition(source): left for source, left in self.log.lag().items()}
-        metrics.observe_lag(lag)
+        self._report_lag()
         summary = learned.prequential.summary()
         recent = learned.prequential.window()
         ratios = {("overall", "all", k): summary["overall"][f"hr@{k}"] for k in (10, 20)}

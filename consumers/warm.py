@@ -23,6 +23,8 @@ def warm() -> None:
     """Learn a few simulated events, decode a record and answer a query."""
     import numpy as np
 
+    from consumers.eventlog.kafka import warm_batches
+
     with tempfile.TemporaryDirectory() as home:
         settings = Settings(home=Path(home))
         demo = Demo(settings, WorkerMetrics(CollectorRegistry()), seed=1, rate=None, more=2000)
@@ -32,6 +34,7 @@ def warm() -> None:
         again = Demo(settings, WorkerMetrics(CollectorRegistry()), seed=1, rate=None, more=100)
         again.close()
     record = np.frombuffer(b'{"user":"u","item":"i","ts":1700000000}', np.uint8)
+    warm_batches()
     JsonDecoder(EventRules(), None).decode(
         record, np.zeros(1, np.int64), np.array([len(record)]), np.zeros(1, np.int64)
     )

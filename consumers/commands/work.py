@@ -1,13 +1,15 @@
-"""`freshet work`: a version learns from event files."""
+"""`freshet work`: a version learns from event files, or from Kafka."""
 
 from __future__ import annotations
 
 import signal
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from threading import Event as Flag
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import structlog
@@ -20,15 +22,24 @@ from consumers.control import Control, Holder
 from consumers.dead_letters import DeadLetters
 from consumers.embeddings import EmbeddingWorker, Pace, Totals
 from consumers.eventlog.files import FilesLog
+from consumers.kafka_settings import client_settings
 from consumers.metrics import WorkerMetrics, serve_metrics
 from consumers.settings import Settings
 from state.learned import Learned
 from state.ledger import as_json
+from state.rocksdb import RocksStore
 from state.versions import Registry, Version
-from streaming.errors import UsageError
+from streaming.errors import StoreLockedError, UsageError
 from streaming.rules import EventRules
 
+if TYPE_CHECKING:
+    from consumers.eventlog.kafka import KafkaLog
+
 logger = structlog.get_logger()
+
+KAFKA = "kafka"
+_STANDBY_S = 0.5  # between two tries to get the store
+_START = '--start must be earliest, latest, or a time with its zone such as 2026-11-24T12:00:00Z, got "{}".'
 
 
 def work(
@@ -39,6 +50,9 @@ def work(
     until_end: Annotated[bool, Parameter(negative=())] = False,
     follow: Annotated[bool, Parameter(negative=())] = False,
     format: str | None = None,
+    start: str = "earliest",
+    on_lost_offsets: Literal["earliest", "latest", "stop"] = "stop",
+    take_over: Annotated[bool, Parameter(negative=())] = False,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
     """Learn events into a version, and keep rows and offsets together in its store.
@@ -49,13 +63,23 @@ def work(
         The version that learns; `freshet versions create` makes one.
     from_
         Event files (JSON lines, CSV, parquet, plain or .gz or .zst), read one after the other; "-" is
-        standard input. Without it, the files that the version learned from before.
+        standard input, "kafka" the topic in the settings. Without it, Kafka where
+        kafka.bootstrap_servers is set, else the files that the version learned from before.
     until_end
-        Stop at the end of the files. This is what happens without --follow, too.
+        Stop at the end of the files. This is what happens without --follow, too. With Kafka: stop at
+        what is the end now.
     follow
         Wait for events that are appended.
     format
         Format of the files (jsonl, csv, tsv, parquet), where their names do not tell.
+    start
+        Where a version that has learned nothing of the topic begins: earliest, latest, or a time, as
+        2026-11-24T12:00:00Z or in milliseconds since 1970.
+    on_lost_offsets
+        What to do where Kafka no longer has what comes next (retention passed it, the topic was made
+        anew, the log lost records): go on at the earliest or the latest record, or stop.
+    take_over
+        Go on although the consumer group says that another store learns this version.
     json
         Print what was done as JSON.
     """
@@ -63,20 +87,119 @@ def work(
         raise UsageError("--follow waits for more and --until-end stops at the end; give one of them.")
     settings = current_settings()
     chosen = Registry(settings.home).get(version)
-    with chosen.open() as store:
+    by_kafka = from_ == [KAFKA] or (from_ is None and bool(settings.kafka.bootstrap_servers))
+    if by_kafka and (follow or format):
+        raise UsageError("--follow and --format are for files; Kafka is followed, and holds JSON.")
+    begin = started_at(start)
+    stop = stop_on_signals()
+    with ExitStack() as held:
+        store = _opened(chosen, stop, waits=by_kafka)
+        if store is None:
+            return 0  # told to stop while another worker had the store
+        held.enter_context(store)
         learned = Learned(chosen.spec, store, user_cache=settings.worker.user_cache)
         rules = event_rules(settings)
-        paths = from_ or [s.name for s in learned.ledger.sources]
-        if not paths:
-            raise UsageError(f'"{version}" has learned nothing yet, so --from must name its event files.')
-        units = {s.name: s.time_unit for s in learned.ledger.sources if s.time_unit}
-        log = FilesLog(paths, rules, follow=follow, format=format, time_units=units)
-        totals = _run(chosen, learned, log, rules, settings)
+        log: FilesLog | KafkaLog
+        if by_kafka:
+            options = _KafkaOptions(begin, on_lost_offsets, take_over, until_end)
+            log = _kafka_log(chosen, learned, rules, settings, options)
+        else:
+            paths = from_ or [s.name for s in learned.ledger.sources]
+            if not paths:
+                raise UsageError(f'"{version}" has learned nothing yet, so --from must name its event files.')
+            units = {s.name: s.time_unit for s in learned.ledger.sources if s.time_unit}
+            log = FilesLog(paths, rules, follow=follow, format=format, time_units=units)
+        totals = _run(chosen, learned, log, rules, settings, stop)
         if not log.repeatable:
             effect = "this version cannot be rebuilt from its log"
             logger.warning("input_not_repeatable", source="-", effect=effect)
         emit(_report(chosen, learned, totals), json, lambda: _words(chosen, learned, totals))
     return 0
+
+
+class _KafkaOptions(NamedTuple):
+    start: str | int
+    on_lost: Literal["earliest", "latest", "stop"]
+    take_over: bool
+    until_end: bool
+
+
+def started_at(text: str) -> str | int:
+    """`--start`: "earliest", "latest", or milliseconds since 1970.
+
+    Raises:
+        UsageError: it is neither, nor a time with its zone.
+
+    >>> started_at("latest"), started_at("1970-01-01T00:01:00Z"), started_at("60000")
+    ('latest', 60000, 60000)
+    """
+    if text in ("earliest", "latest"):
+        return text
+    try:
+        if text.isdecimal():
+            return int(text)
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is not None:
+            return round(moment.timestamp() * 1000)
+    except ValueError as error:
+        raise UsageError(_START.format(text)) from error
+    raise UsageError(_START.format(text))
+
+
+def _opened(version: Version, stop: Flag, *, waits: bool) -> RocksStore | None:
+    """The version's store, once no other worker has it; None when told to stop before."""
+    told = False
+    while True:
+        try:
+            store = version.open()
+        except StoreLockedError:
+            if not waits:
+                raise
+            if not told:
+                logger.info("standby", version=version.name, waits_for="the worker that has the store")
+            told = True
+            if stop.wait(_STANDBY_S):
+                return None
+        else:
+            if told:
+                logger.info("taking_over", version=version.name)
+            return store
+
+
+def _kafka_log(
+    version: Version, learned: Learned, rules: EventRules, settings: Settings, options: _KafkaOptions
+) -> KafkaLog:
+    from kafka import KafkaConsumer
+
+    from consumers.eventlog.group_offsets import GroupOffsets
+    from consumers.eventlog.kafka import KafkaLog
+
+    client = client_settings(settings, KafkaConsumer)
+    topic, sources = settings.events.topic, learned.ledger.sources
+    # A restored or rebuilt store has a new identity; those it had here are still this machine's own.
+    path = version.path / "kafka-identities"
+    earlier = path.read_text().split() if path.exists() else []
+    if version.identity not in earlier:
+        with path.open("a") as file:
+            file.write(version.identity + "\n")
+    group = GroupOffsets(
+        client, f"freshet.{version.name}", version.identity, earlier=earlier, take_over=options.take_over
+    )
+    try:
+        return KafkaLog(
+            topic,
+            rules,
+            client,
+            known=sources,
+            start=options.start,
+            on_lost_offsets=options.on_lost,
+            until_end=options.until_end,
+            group=group,
+            learned_until_s=learned.ledger.watermark if any("[" not in s.name for s in sources) else 0,
+        )
+    except BaseException:
+        group.close()
+        raise
 
 
 def event_rules(settings: Settings) -> EventRules:
@@ -96,17 +219,27 @@ def rules_text(rules: EventRules) -> str:
     return as_json(asdict(rules)).decode()
 
 
-def _run(version: Version, learned: Learned, log: FilesLog, rules: EventRules, settings: Settings) -> Totals:
+def _run(
+    version: Version,
+    learned: Learned,
+    log: FilesLog | KafkaLog,
+    rules: EventRules,
+    settings: Settings,
+    stop: Flag,
+) -> Totals:
     worker = settings.worker
     metrics = WorkerMetrics(REGISTRY)
     if worker.metrics_port is not None:
         port = serve_metrics(REGISTRY, worker.metrics_port)
         logger.info("metrics_served", address=f"http://127.0.0.1:{port}/metrics")
-    stop = stop_on_signals()
     dead_letters = DeadLetters(version.dead_letters_path)
-    _, size = log.progress()
+    doing, size = ("Learning (bytes)", log.progress()[1]) if isinstance(log, FilesLog) else ("Learning", None)
+
+    def done(totals: Totals) -> float:
+        return log.progress()[0] if isinstance(log, FilesLog) else totals.events
+
     control = Control(Holder(version, learned.store, lambda: learned))
-    with control, progress("Learning (bytes)", size) as show:
+    with control, progress(doing, size) as show:
         embedding_worker = EmbeddingWorker(
             learned,
             log,
@@ -115,8 +248,9 @@ def _run(version: Version, learned: Learned, log: FilesLog, rules: EventRules, s
             rules=rules_text(rules),
             pace=Pace(worker.commit_interval_min, worker.commit_interval_max, worker.commit_share),
             batch_events=worker.batch_events,
-            observe=lambda totals: show(log.progress()[0]),
+            observe=lambda totals: show(done(totals)),
             control=control,
+            confirm=None if isinstance(log, FilesLog) else log.confirm,
         )
         try:
             totals = embedding_worker.run(stop)
