@@ -55,7 +55,7 @@ def kernel(function: F) -> F:
     call could not be read any more once a learner is gone; loops bound to one learner are `cached`.
     """
     names = function.__code__.co_varnames[: function.__code__.co_argcount]
-    return _compiled(function) if "model" in names else cached(function)
+    return _compiled(function, forceinline=True) if "model" in names else cached(function)
 
 
 def cached(function: F) -> F:
@@ -72,7 +72,7 @@ def compiled_before(function: Callable[..., Any]) -> bool:
 
 def inner(function: F) -> F:
     """As `kernel`, for what only kernels call: no entry from Python, and kept as a part of its callers."""
-    return _compiled(function, no_cpython_wrapper=True)
+    return _compiled(function, no_cpython_wrapper=True, forceinline=True)
 
 
 def reduction(function: F) -> F:
@@ -80,12 +80,13 @@ def reduction(function: F) -> F:
 
     See `streaming/learners/reductions.py` for why nothing else may.
     """
-    return _compiled(function, no_cpython_wrapper=True, fastmath=_REORDERED)
+    return _compiled(function, no_cpython_wrapper=True, forceinline=True, fastmath=_REORDERED)
 
 
 def _compiled(function: F, **how: Any) -> F:
     # No reference counting: kernels allocate nothing, and counting the arrays of a model, atomically and at
-    # each call, costs more than a step of 64 floats.
+    # each call, costs more than a step of 64 floats. Where `forceinline` stands, it is for the same reason:
+    # a model is some 250 words, and a call that LLVM leaves a call copies all of them, 0.5 µs or more.
     jit: Any = numba.njit
     compiled: F = jit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, _nrt=False, **how)(function)
     return compiled
