@@ -39,7 +39,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@echo 'Installing the locked packages: about 1 GB on disk, a minute or two, once'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@if [ -f consumers/warm.py ]; then echo 'Compiling the kernels (once)'; $(BIN)/python -m consumers.warm; fi
+	@$(BIN)/python -m consumers.warm
 	@touch $(STAMP)
 
 run: setup ## Learn the simulator's stream live: freshet demo $(ARGS)

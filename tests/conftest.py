@@ -12,13 +12,24 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("FRESHET_DATA", ROOT.parent / "shared" / "datasets"))
 
 # Freshet reads settings from FRESHET_…; those of the person who runs the tests must not reach them.
-_OF_TESTS = ("FRESHET_DATA", "FRESHET_TEST_KAFKA")
+_OF_TESTS = ("FRESHET_DATA", "FRESHET_TEST_KAFKA", "FRESHET_CRASH_COUNT")
 for name in [name for name in os.environ if name.startswith("FRESHET_") and name not in _OF_TESTS]:
     del os.environ[name]
 
 # A first call compiles kernels and a test machine may be shared, so a deadline would only fail at random.
 settings.register_profile("freshet", deadline=None, print_blob=True)
 settings.load_profile("freshet")
+
+
+# Real brokers, kills by the dozen, and scripts that measure: `make test-fast` leaves them out.
+_SLOW = ("tests/kafka/", "tests/crash/", "tests/benchmarks/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what takes long by the folder it lies in."""
+    for item in items:
+        if item.nodeid.startswith(_SLOW):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
