@@ -7,9 +7,10 @@ long numbers, controls, broken UTF-8, anything unexpected: the record is marked
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from streaming.kernels import kernel
 
 # What a record was found to be.
 SLOW, WHOLE, FRACTION, BLANK, BAD = 0, 1, 2, 3, 4  # doubtful; event with integer ts; with decimal ts; …
@@ -24,7 +25,7 @@ LITERALS = (b"null", b"true", b"false")
 _POWERS = 10.0 ** np.arange(19)  # exact in float64
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _character(data: NDArray[np.uint8], p: int, end: int) -> int:
     """Bytes of the character ≥ U+00A0 at p; 0 where it is broken UTF-8 or a C1 control (RFC 3629)."""
     c = data[p]
@@ -42,7 +43,7 @@ def _character(data: NDArray[np.uint8], p: int, end: int) -> int:
     return n if low <= d <= high else 0
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _string_end(data: NDArray[np.uint8], p: int, end: int) -> int:
     """Index of the quote that closes the string whose first byte is at p; -1 where it is not plain."""
     while p < end:
@@ -58,14 +59,21 @@ def _string_end(data: NDArray[np.uint8], p: int, end: int) -> int:
     return -1
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _space_end(data: NDArray[np.uint8], p: int, end: int) -> int:
     while p < end and (data[p] == 32 or data[p] == 9 or data[p] == 13 or data[p] == 10):
         p += 1
     return p
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
+def _after(data: NDArray[np.uint8], p: int, end: int, character: int) -> int:
+    """Index after white space, the character and more white space; -1 where it is not there."""
+    p = _space_end(data, p, end)
+    return _space_end(data, p + 1, end) if p < end and data[p] == character else -1
+
+
+@kernel
 def _number(data: NDArray[np.uint8], p: int, end: int) -> tuple[int, np.int64, int]:
     """(index after the number, mantissa, decimals); decimals -1 for an integer, index -1 if not plain."""
     negative = data[p] == 45
@@ -92,7 +100,7 @@ def _number(data: NDArray[np.uint8], p: int, end: int) -> tuple[int, np.int64, i
     return p, -mantissa if negative else mantissa, -1 if point < 0 else p - point - 1
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _word(
     data: NDArray[np.uint8],
     p: int,
@@ -115,7 +123,27 @@ def _word(
     return -1
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
+def _value(
+    data: NDArray[np.uint8], p: int, end: int, words: NDArray[np.uint8], bounds: NDArray[np.int64]
+) -> tuple[int, int, int, np.int64, int]:
+    """(form, its first byte, the index after its last, mantissa, decimals) of the value at p."""
+    if data[p] == 34:
+        last = _string_end(data, p + 1, end)
+        return (_TEXT if last >= 0 else SLOW), p + 1, last, np.int64(0), -1
+    if data[p] == 45 or 48 <= data[p] <= 57:
+        last, mantissa, decimals = _number(data, p, end)
+        form = SLOW if last < 0 else WHOLE if decimals < 0 else FRACTION
+        return form, p, last, mantissa, decimals
+    last = p
+    while last < end and 97 <= data[last] <= 122:
+        last += 1
+    literal = _word(data, p, last, words, bounds, _LITERALS, _TYPES)
+    form = SLOW if literal < 0 else _NULL if literal == _LITERALS else _BOOL
+    return form, p, last, np.int64(0), -1
+
+
+@kernel
 def _scan_record(
     data: NDArray[np.uint8],
     p: int,
@@ -131,52 +159,28 @@ def _scan_record(
     values: NDArray[np.float64],
     types: NDArray[np.int64],
 ) -> int:
-    p = _space_end(data, p, end)
-    if p == end:
+    if _space_end(data, p, end) == end:
         return BLANK
-    if data[p] != 123:  # {
-        return SLOW
-    p = _space_end(data, p + 1, end)
+    p = _after(data, p, end, 123)  # {
     last_word = bounds.shape[0] - 1
     found = SLOW
     seen = 0
     values[k] = 1.0
     types[k] = default_type
     while True:
-        if p >= end or data[p] != 34:
+        if p < 0 or p >= end or data[p] != 34:  # "
             return SLOW
         last = _string_end(data, p + 1, end)
         if last < 0:
             return SLOW
         field = _word(data, p + 1, last, words, bounds, 0, _LITERALS)
-        p = _space_end(data, last + 1, end)
-        if p >= end or data[p] != 58:  # :
+        p = _after(data, last + 1, end, 58)  # :
+        if p < 0 or p >= end:
             return SLOW
-        p = _space_end(data, p + 1, end)
-        if p >= end:
+        form, first, last, mantissa, decimals = _value(data, p, end, words, bounds)
+        if form == SLOW:
             return SLOW
-        first, mantissa, decimals = p, np.int64(0), -1
-        if data[p] == 34:
-            first = p + 1
-            last = _string_end(data, first, end)
-            if last < 0:
-                return SLOW
-            p = last + 1
-            form = _TEXT
-        elif data[p] == 45 or 48 <= data[p] <= 57:
-            p, mantissa, decimals = _number(data, p, end)
-            if p < 0:
-                return SLOW
-            last = p
-            form = WHOLE if decimals < 0 else FRACTION
-        else:
-            while p < end and 97 <= data[p] <= 122:
-                p += 1
-            last = p
-            literal = _word(data, first, last, words, bounds, _LITERALS, _TYPES)
-            if literal < 0:
-                return SLOW
-            form = _NULL if literal == _LITERALS else _BOOL
+        p = last + 1 if form == _TEXT else last
         exact = -(2**53) < mantissa < 2**53
         if field == 0 or field == 1:
             if (form != _TEXT and form != WHOLE) or last == first or last - first > max_id:
@@ -191,29 +195,23 @@ def _scan_record(
             fraction[k] = mantissa / _POWERS[max(decimals, 0)]
             found = form
         elif field == 3:
-            if form == _TEXT:
-                types[k] = _word(data, first, last, words, bounds, _TYPES, last_word) - _TYPES
-            elif form == _NULL:
-                types[k] = default_type
-            else:
+            if form != _TEXT and form != _NULL:
                 return SLOW
+            word = _word(data, first, last, words, bounds, _TYPES, last_word)
+            types[k] = default_type if form == _NULL else word - _TYPES
         elif field == 4:
-            if form == WHOLE or (form == FRACTION and exact):
-                values[k] = mantissa / _POWERS[max(decimals, 0)]
-            elif form == _NULL:
-                values[k] = 1.0
-            else:
+            if form != WHOLE and form != _NULL and (form != FRACTION or not exact):
                 return SLOW
-        p = _space_end(data, p, end)
-        if p >= end or data[p] != 44:  # ,
+            values[k] = 1.0 if form == _NULL else mantissa / _POWERS[max(decimals, 0)]
+        following = _after(data, p, end, 44)  # ,
+        if following < 0:
             break
-        p = _space_end(data, p + 1, end)
-    if p >= end or data[p] != 125 or _space_end(data, p + 1, end) != end:  # }
-        return SLOW
-    return found if seen == 3 else SLOW
+        p = following
+    ends = _after(data, p, end, 125) == end  # }
+    return found if ends and seen == 3 else SLOW
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def scan(
     data: NDArray[np.uint8],
     start: NDArray[np.int64],
@@ -251,7 +249,7 @@ def scan(
             )  # fmt: skip
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def plain_ids(
     data: NDArray[np.uint8],
     start: NDArray[np.int64],
