@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from consumers.backtest import Comparison, compare, compile_kernels, usual_every
 from consumers.candidates import Candidate, candidates_of, parsed_sweep, swept
-from consumers.commands.comparison import comparison_tables, summary_of, sweep_report
+from consumers.commands.comparison import SweepReport, comparison_tables, summary_of, sweep_report
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit, progress, stderr, stdout
 from consumers.commands.work import event_rules
@@ -94,29 +94,17 @@ def backtest(
     groups = [swept(one, wanted) for one in candidates] if wanted else [candidates]
     rules = replace(event_rules(current_settings()), where=parsed_where(where or []))
     history = _history(files, rules, limit, format)
-    chosen = every or usual_every(history.events)
-    if every is None and chosen > 1:
-        stderr.print(
-            f"{history.events:,} events: one in {chosen} is evaluated, which is quick; --every 1 does all.",
-            soft_wrap=True,
-        )
-    comparison = _compare(
-        history, [one for group in groups for one in group], chosen, exclude_seen, seed or [1]
-    )
+    every = every or _usual_every(history)
+    everyone = [one for group in groups for one in group]
+    comparison = _compare(history, everyone, every, exclude_seen, seed or [1])
     reports = [sweep_report(wanted.key, group, comparison) for group in groups] if wanted else []
     data = _data(history, comparison, files) | ({"sweep": [r.data for r in reports]} if wanted else {})
     if plot is not None:
         save_picture(comparison, plot, _title(files), summary_of(comparison))
     if json:
         emit(data, as_json=True)
-        return 0
-    console = stdout()
-    for part in comparison_tables(comparison):
-        console.print(part)
-    for report in reports:
-        console.print(report.human)
-    if console.is_terminal:
-        console.print(sketch(comparison, width=max(20, min(100, console.width - 12))))
+    else:
+        _show(comparison, reports)
     return 0
 
 
@@ -171,6 +159,17 @@ def _history(files: Sequence[str], rules: EventRules, limit: int | None, format:
     return history
 
 
+def _usual_every(history: History) -> int:
+    """Which part of the events is evaluated where nobody said; it is told if not all are."""
+    every = usual_every(history.events)
+    if every > 1:
+        stderr.print(
+            f"{history.events:,} events: one in {every} is evaluated, which is quick; --every 1 does all.",
+            soft_wrap=True,
+        )
+    return every
+
+
 def _compare(
     history: History, candidates: Sequence[Candidate], every: int, exclude_seen: bool, seeds: Sequence[int]
 ) -> Comparison:
@@ -187,6 +186,17 @@ def _compare(
             batch_events=current_settings().worker.batch_events,
             observe=show,
         )
+
+
+def _show(comparison: Comparison, reports: Sequence[SweepReport]) -> None:
+    """The form for people; with the learning curves where there is a terminal."""
+    console = stdout()
+    for part in comparison_tables(comparison):
+        console.print(part)
+    for report in reports:
+        console.print(report.human)
+    if console.is_terminal:
+        console.print(sketch(comparison, width=max(20, min(100, console.width - 12))))
 
 
 def _data(history: History, comparison: Comparison, files: Sequence[str]) -> dict[str, Any]:

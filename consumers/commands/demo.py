@@ -40,12 +40,7 @@ def demo(
     json
         Print the summary as JSON.
     """
-    if events is not None and events < 1:
-        raise UsageError(f"--events must be at least 1, got {events}.")
-    if not 0 <= rate < float("inf"):
-        raise UsageError(
-            f"--rate must be 0 (as fast as possible) or a number of events a second, got {rate}."
-        )
+    _check_numbers(events, rate)
     started = time.monotonic()
     stderr.print(
         "Starting: loading compiled kernels. The first time they are made, which takes about a minute."
@@ -87,3 +82,13 @@ def demo(
         emit(summary(picture, time.monotonic() - started), True)
     stderr.print(f"Kept in {settings.home}. Ask it: freshet query recommend {picture.user} --version demo")
     return 0
+
+
+def _check_numbers(events: int | None, rate: float) -> None:
+    """Raises UsageError for numbers that make no sense."""
+    if events is not None and events < 1:
+        raise UsageError(f"--events must be at least 1, got {events}.")
+    if not 0 <= rate < float("inf"):
+        raise UsageError(
+            f"--rate must be 0 (as fast as possible) or a number of events a second, got {rate}."
+        )

@@ -103,7 +103,7 @@ def simulate(
         With --to kafka, send all events, whatever was sent before.
     """
     _check(events, start, rate)
-    _check_files(out, items_out, truth)
+    _check_files(out, items_out, truth, to)
     options = SimulatorOptions(seed=seed, users=users, items=items, dimension=dimension, shift_at=shift_at)
     simulator = Simulator(options)
     simulator.skip(start)
@@ -116,8 +116,6 @@ def simulate(
 
     with progress("Simulating", events) as tell:
         if to == "kafka":
-            if out != "-":
-                raise UsageError(f'--out is for files, got "{out}" with --to kafka. Leave it out.')
             pieces = (_records(counted(batch)) for batch in _batches(simulator, events, None, rate))
             _send(pieces, options, topic, rate, timestamps, again, lambda: tell(simulator.position - start))
         else:
@@ -126,9 +124,7 @@ def simulate(
                     write(partial(_event_table, batch, truth), counted(batch).json_lines)
                     tell(simulator.position - start)
     if items_out is not None:
-        made = simulator.items()
-        with _writer(items_out) as write:
-            write(partial(_item_table, made), partial(_item_lines, made))
+        _write_items(simulator.items(), items_out)
     stderr.print(f"{events:,} events of simulator[{seed}]; the best possible HR@10 is {hits / events:.4f}")
 
 
@@ -141,12 +137,14 @@ def _check(events: int, start: int, rate: float | None) -> None:
         raise UsageError(f"--rate: expected a number above 0, got {rate}.")
 
 
-def _check_files(out: str, items_out: str | None, truth: bool) -> None:
+def _check_files(out: str, items_out: str | None, truth: bool, to: Literal["file", "kafka"]) -> None:
     """Raises UsageError for files whose form is unknown, or that cannot hold what is asked for."""
     if truth and _form(out) == "jsonl":
         raise UsageError(f'--truth: expected a .csv or .parquet file in --out, got "{out}".')
     if items_out is not None and _form(items_out) and items_out == out:
         raise UsageError(f'--items-out: expected another file than --out, got "{out}" for both.')
+    if to == "kafka" and out != "-":
+        raise UsageError(f'--out is for files, got "{out}" with --to kafka. Leave it out.')
 
 
 def _send(
@@ -302,6 +300,11 @@ def _event_table(batch: SimulatedBatch, truth: bool) -> pa.Table:
             "probability": pa.array(batch.probability),
         }
     return pa.table(columns)
+
+
+def _write_items(items: SimulatedItems, out: str) -> None:
+    with _writer(out) as write:
+        write(partial(_item_table, items), partial(_item_lines, items))
 
 
 def _item_table(items: SimulatedItems) -> pa.Table:
