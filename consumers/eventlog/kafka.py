@@ -54,6 +54,7 @@ _QUIET_S = 3.0  # without a record, after which the end offsets are asked for
 _ANSWER_MS = 20_000
 _QUIET_ANSWER_MS = 500
 _CONFIRM_MS = 1000
+_REFUSED_S = 1.0  # after which a leader will not change its mind
 
 
 class _MadeAnewError(kafka_errors.KafkaError):  # type: ignore[misc]
@@ -93,6 +94,7 @@ class _Part:
     token: Token = field(default_factory=lambda: Token("", -1))
     newest_s: float | None = None  # time of the newest record that was handed out
     told_key: bool = False
+    refused_since: float | None = None  # monotonic, while the leader refuses an offset that it has
 
 
 class KafkaLog:
@@ -337,6 +339,7 @@ class KafkaLog:
 
     def _go_to(self, part: _Part, offset: int) -> None:
         part.position = part.fetched = offset
+        part.refused_since = None
         where = self._at(part.number)
         self._consumer.seek(where, offset)
         if part.token.epoch >= 0:
@@ -425,6 +428,12 @@ class KafkaLog:
             elif part.position > last[part.number]:
                 end = last[part.number]
                 self._lose(part, f"the log ends at {end}", end, end)
+            elif part.refused_since is None:
+                part.refused_since = time.monotonic()
+            elif time.monotonic() - part.refused_since > _REFUSED_S:
+                # The offset is there, so it is the epoch that the leader does not know.
+                reason = f"the log lost its records of leader epoch {part.token.epoch}, and has others"
+                self._lose(part, reason, first[part.number], last[part.number])
 
     def _truncated(self, error: Any) -> None:
         bounds = self._asked_quietly(self._bounds)
@@ -497,6 +506,7 @@ class KafkaLog:
             self._count_older(part, events)
         part.token = Token(self._topic_id, max(part.token.epoch, batch.leader_epoch))
         part.position = batch.next_offset
+        part.refused_since = None
         return self._slice(part, batch.first, batch.next_offset, events, bad, arrived)
 
     def _slice(

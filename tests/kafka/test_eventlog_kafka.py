@@ -323,6 +323,19 @@ def test_log_that_ends_before_the_offset_stops(topic: str, produce: Produce, ope
     assert (found[0].source, found[0].first) == (f"{topic}#2[0]", 10)
 
 
+def test_records_of_a_leader_that_this_log_never_had_are_lost(
+    topic: str, produce: Produce, opened: Opener
+) -> None:
+    """As after an unclean election: the offset is there, but with other records before it."""
+    produce(topic, some(10))
+    (kept,) = sources(slices(opened(topic, until_end=True)))
+    produce(topic, some(10, 10))
+    assert kept.token is not None
+    kept.token = kept.token.partition("@")[0] + "@7"
+    with pytest.raises(InputVanishedError, match=r"@10: .* is lost: the log lost its records"):
+        slices(opened(topic, [kept]), lambda found: count(found) > 0)
+
+
 # -- the group -------------------------------------------------------------------------------------
 
 
