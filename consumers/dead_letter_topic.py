@@ -17,12 +17,12 @@ from kafka.errors import KafkaError
 from consumers.dead_letters import DeadLetter
 from consumers.producing import (
     WAIT_S,
-    accepted,
     addresses,
     admin_of,
     broker_errors,
     consumer_of,
     made_topic,
+    opened,
     place_of,
     said,
     topic_configs,
@@ -201,7 +201,7 @@ class KafkaDeadLetters:
         }
         done = 0
         with broker_errors("The records cannot be sent again"):
-            producer = KafkaProducer(**(accepted(self._settings, KafkaProducer) | _FIXED | own))
+            producer = opened(KafkaProducer, {**self._settings, **_FIXED, **own})
             try:
                 producer.init_transactions()
                 waiting: list[TopicLetter] = []
@@ -251,7 +251,7 @@ class KafkaDeadLetters:
                     logger.info("topic_made", topic=self.topic)
                 self._most_bytes = int(topic_configs(admin, self.topic).get("max.message.bytes", _MOST_BYTES))
             own = {"linger_ms": 5, "max_request_size": _LARGEST}
-            self._producer = KafkaProducer(**(accepted(self._settings, KafkaProducer) | _FIXED | own))
+            self._producer = opened(KafkaProducer, {**self._settings, **_FIXED, **own})
         return self._producer
 
     def _headers(self, source: str, offset: int, reason: str) -> Headers:

@@ -5,6 +5,7 @@ The partition of a key is that of Kafka's own default (murmur2), so other produc
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -15,17 +16,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka.errors import KafkaConfigurationError, KafkaError, TopicAlreadyExistsError
 from numpy.typing import NDArray
 
 from consumers.file_records import Records
-from streaming.errors import BrokerError
+from streaming.errors import BrokerError, UsageError
 from streaming.events import Ids
 from streaming.kernels import kernel
 
 HEADER = "freshet-replay"  # run:number, so that a run that was cut short finds its last record
 MOST_PENDING = 100_000  # records sent and not yet acknowledged
 WAIT_S = 300.0  # longer than the client's delivery_timeout_ms, after which it gives up by itself
+_CLIENT_LOG = logging.getLogger("kafka")
 _SOURCE = re.compile(r"([A-Za-z0-9._-]+)(?:#(\d+))?\[(\d+)\]")
 _UNKNOWN_TOPIC = 3
 _FORBIDDEN_TOPIC = 29
@@ -86,6 +88,26 @@ def broker_errors(doing: str) -> Iterator[None]:
         raise raised from error
 
 
+def opened(kind: type, settings: Mapping[str, Any]) -> Any:
+    """A client of kafka-python that has found its Kafka.
+
+    Args:
+        kind: KafkaAdminClient, KafkaConsumer or KafkaProducer.
+        settings: of which it takes those that it knows.
+
+    Raises:
+        UsageError: the settings fit neither each other nor this machine.
+        KafkaError: Kafka cannot be reached, or refuses.
+    """
+    # Otherwise its warnings would stand between the lines of a command; its errors are raised in any case.
+    if not _CLIENT_LOG.handlers:
+        _CLIENT_LOG.addHandler(logging.NullHandler())
+    try:
+        return kind(**accepted(settings, kind))
+    except (KafkaConfigurationError, ValueError, OSError) as error:
+        raise UsageError(f"[kafka] cannot be used: {error}. Correct the settings.") from error
+
+
 def said(error: BaseException) -> str:
     """A Kafka error as one sentence."""
     text = " ".join((str(error) or type(error).__name__).split())
@@ -100,7 +122,7 @@ def admin_of(settings: Mapping[str, Any], **others: Any) -> Iterator[KafkaAdminC
         BrokerError: Kafka cannot be reached, or refuses.
     """
     with broker_errors(f"Kafka at {addresses(settings)}"):
-        client = KafkaAdminClient(**(accepted(settings, KafkaAdminClient) | others))
+        client = opened(KafkaAdminClient, {**settings, **others})
         try:
             yield client
         finally:
@@ -117,7 +139,7 @@ def consumer_of(settings: Mapping[str, Any], **others: Any) -> Iterator[KafkaCon
     fixed: dict[str, Any] = {"group_id": None, "enable_auto_commit": False, "auto_offset_reset": "earliest"}
     fixed |= {"key_deserializer": None, "value_deserializer": None}
     with broker_errors(f"Kafka at {addresses(settings)}"):
-        client = KafkaConsumer(**(accepted(settings, KafkaConsumer) | fixed | others))
+        client = opened(KafkaConsumer, {**settings, **fixed, **others})
         try:
             yield client
         finally:
@@ -239,7 +261,7 @@ class KeyedProducer:
         self._pending: deque[tuple[int, Any]] = deque()
         self._refused: list[tuple[int, BaseException]] = []
         with broker_errors(f"Kafka at {addresses(settings)}"):
-            self._producer = KafkaProducer(**(_PRODUCER | accepted(settings, KafkaProducer) | fixed))
+            self._producer = opened(KafkaProducer, {**_PRODUCER, **settings, **fixed})
 
     def send(
         self, records: Records, partitions: NDArray[np.int32], timestamps_ms: NDArray[np.int64] | None = None

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from msgspec import Struct
 
 import consumers
 from consumers.commands.context import current_settings, fallback_home
 from consumers.commands.output import emit, stderr, table
+from consumers.findings import Finding
 from streaming.errors import SettingError
 
 LEAST_PYTHON = (3, 11)
@@ -29,15 +29,6 @@ CLOCK_SKEW_S = 5.0
 # Nothing of Freshet was written before this moment (2025-01-01), nor will be after the other (2100-01-01).
 CLOCK_RANGE_S = (1_735_689_600.0, 4_102_444_800.0)
 _LIBRARIES = ("numpy", "numba", "pyarrow", "rocksdict")
-
-
-class Finding(Struct, frozen=True):
-    """What one check found; `remedy` is empty where all is well."""
-
-    check: str
-    ok: bool
-    detail: str
-    remedy: str = ""
 
 
 def doctor(*, json: Annotated[bool, Parameter(negative=())] = False) -> int:
@@ -69,7 +60,7 @@ def examine() -> list[Finding]:
         _open_files,
         _stores,
     )
-    return [settings, *(check(home) for check in checks)]
+    return [settings, *(check(home) for check in checks), *(_kafka() if settings.ok else ())]
 
 
 def _settings() -> tuple[Finding, Path]:
@@ -210,6 +201,19 @@ def _stores(home: Path) -> Finding:
     held = [(lock.parent, holder.get(str(lock.stat().st_ino))) for lock in found]
     used = [f"{store} by process {pid}" for store, pid in held if pid]
     return Finding("stores", True, f"{len(found)} found; in use: {', '.join(used) or 'none'}")
+
+
+def _kafka() -> list[Finding]:
+    """The broker and the topic, where it is set which; Kafka's client is not imported otherwise."""
+    settings = current_settings()
+    if not settings.kafka.bootstrap_servers:
+        return []
+    from kafka import KafkaConsumer
+
+    from consumers.broker_checks import examine_broker
+    from consumers.kafka_settings import client_settings
+
+    return examine_broker(client_settings(settings, KafkaConsumer), settings.events.topic, settings.home)
 
 
 def _existing(path: Path) -> Path:
