@@ -30,6 +30,7 @@ def warm() -> None:
         demo = Demo(settings, WorkerMetrics(CollectorRegistry()), seed=1, rate=None, more=2000)
         demo.run(Flag(), lambda: None)
         demo.picture()
+        demo.learned.evaluation_cost_s()
         demo.close()
         again = Demo(settings, WorkerMetrics(CollectorRegistry()), seed=1, rate=None, more=100)
         again.close()

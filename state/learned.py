@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import timeit
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -22,7 +23,17 @@ from streaming.errors import CorruptRowError, SettingError
 from streaming.evaluation import Prequential
 from streaming.events import EventBatch
 from streaming.kernels import compiled_before, kernel, mix
-from streaming.learners.contract import Batch, Model, Outcome, Seen, new_outcome
+from streaming.learners.contract import (
+    Batch,
+    Event,
+    Model,
+    Outcome,
+    Seen,
+    bound,
+    new_outcome,
+    rank_of,
+    score_all,
+)
 from streaming.learners.model import new_model, no_seen
 
 _RING_BLOCK = 1000
@@ -187,6 +198,22 @@ class Learned:
             self._admit_items.sweep(ledger.number)
             self._expiry.check(self.users, self.items, ledger.watermark, ledger.number)
         return outcome
+
+    def evaluation_cost_s(self) -> float:
+        """Seconds that evaluating one event takes now: a score for every item, and its rank."""
+        known, number = np.int32(self.items.count), np.int64(self.ledger.number)
+        if not known or not self.users.held:
+            return 0.0
+        one, time = np.float32(1.0), np.int64(self.ledger.watermark)
+        event = Event._make((np.int32(0), np.int32(0), known, number, time, one, one, np.uint64(0)))
+        score, scores = bound(score_all, self.learner), np.empty(known, np.float32)
+
+        def once() -> None:
+            score(self.model, event, scores)
+            rank_of(scores, 0)
+
+        once()
+        return min(timeit.repeat(once, number=1, repeat=5))
 
     # -- durability -----------------------------------------------------------------------------
 

@@ -289,6 +289,10 @@ def _report(version: Version, learned: Learned, totals: Totals) -> dict[str, Any
         "events_per_second": round(totals.events / totals.seconds, 1) if totals.seconds else None,
         "offsets": {s.name: s.next_offset for s in learned.ledger.sources},
         "prequential": learned.prequential.summary(),
+        "evaluation": {
+            "rate": learned.spec.evaluation_rate,
+            "seconds_each": learned.evaluation_cost_s(),
+        },
     }
 
 
@@ -301,10 +305,13 @@ def _words(version: Version, learned: Learned, totals: Totals) -> str:
         f"knows {learned.items.count:,} items; learned {learned.ledger.learned:,} events in all",
     ]
     if rates["events"]:
-        lines.append(
+        rate, cost = learned.spec.evaluation_rate, learned.evaluation_cost_s()
+        lines += [
             f"hit rate at 10, each event predicted before it was learned: {rates['hr@10']:.3f} "
-            f"({rates['events']:,} events drawn)"
-        )
+            f"({rates['events']:,} events drawn)",
+            f"evaluated: {rate:.3g} of the events, each among all items in {1e6 * cost:,.0f} µs, "
+            f"so {1e6 * rate * cost:.2f} µs an event (evaluation_rate)",
+        ]
     if totals.dead_letters:
         lines.append(f"{totals.dead_letters} bad records set aside: {Path(version.dead_letters_path)}")
     return "\n".join(lines)
