@@ -35,6 +35,9 @@ class GroupOffsets:
         identity: of the store that learns.
         earlier: identities that the same store had before it was restored or rebuilt.
         take_over: go on although another store's identity stands in the group.
+
+    Attributes:
+        consumer: the client, which never fetches.
     """
 
     def __init__(
@@ -50,7 +53,7 @@ class GroupOffsets:
         self._identity = identity
         self._ours = {identity, *earlier}
         self._take_over = take_over
-        self._consumer = connected(client, group)
+        self.consumer = connected(client, group)
         self._looked = 0.0
         self._refused = False  # whether the last offsets were refused
         self._newest: dict[TopicPartition, OffsetAndMetadata] = {}
@@ -81,16 +84,16 @@ class GroupOffsets:
         offsets = {where: OffsetAndMetadata(offset, metadata, -1) for where, offset in positions.items()}
         self._newest = offsets
         if self._pending is None or self._pending.is_done:  # one at a time; the newest are written at the end
-            self._pending = self._asked(lambda: self._consumer.commit_async(offsets, callback=self._answered))
+            self._pending = self._asked(lambda: self.consumer.commit_async(offsets, callback=self._answered))
 
     def close(self) -> None:
         """Write the newest offsets, and leave."""
         if self._newest and not self._refused:
-            self._asked(lambda: self._consumer.commit(self._newest, timeout_ms=_ANSWER_MS))
-        self._consumer.close(autocommit=False, timeout_ms=_ANSWER_MS)
+            self._asked(lambda: self.consumer.commit(self._newest, timeout_ms=_ANSWER_MS))
+        self.consumer.close(autocommit=False, timeout_ms=_ANSWER_MS)
 
     def _look(self, partition: TopicPartition, timeout_ms: int) -> None:
-        found = self._asked(lambda: self._consumer.committed(partition, metadata=True, timeout_ms=timeout_ms))
+        found = self._asked(lambda: self.consumer.committed(partition, metadata=True, timeout_ms=timeout_ms))
         metadata = found.metadata if found is not None else ""
         if not metadata or not metadata.startswith(_MARK):
             return

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import structlog
-from kafka import TopicPartition
+from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.structs import OffsetAndMetadata
 
@@ -143,6 +143,8 @@ class KafkaLog:
         self._learned_until_us = 0 if self._begun else learned_until_s * 1_000_000
         self._servers = str(client["bootstrap_servers"])
         self._consumer = connected(client)
+        # A fetch that waits for records holds up what is asked behind it, so questions go another way.
+        self._side = group.consumer if group is not None else connected(client)
         try:
             self._by_batch = install(self._consumer)
             self._topic_id = ""
@@ -150,7 +152,7 @@ class KafkaLog:
             self._parts = {number: self._part(number) for number in numbers}
             self._consumer.assign([self._at(number) for number in numbers])
         except BaseException:
-            self._consumer.close(autocommit=False, timeout_ms=_QUIET_ANSWER_MS)
+            self._leave()
             raise
         self._queue: deque[RecordBatch] = deque()
         self._anchors: deque[Slice] = deque()
@@ -251,7 +253,7 @@ class KafkaLog:
             InputVanishedError: they may be of another topic; nothing of them must be committed.
         """
         self._asked_quietly(partial(self._refresh, _CONFIRM_MS))
-        now = self._id_now()
+        now = self._id_of(self._side)
         if now is not None and self._topic_id and now != self._topic_id:
             raise self._made_anew()
 
@@ -271,7 +273,12 @@ class KafkaLog:
             logger.info("older_events_learned", topic=self.topic, events=self.older_events)
         if self._group is not None:
             self._group.close()
+        self._leave()
+
+    def _leave(self) -> None:
         self._consumer.close(autocommit=False, timeout_ms=_QUIET_ANSWER_MS)
+        if self._group is None:
+            self._side.close(autocommit=False, timeout_ms=_QUIET_ANSWER_MS)
 
     def _found_partitions(self) -> list[int]:
         """The topic's partitions as Kafka names them now.
@@ -279,30 +286,32 @@ class KafkaLog:
         Raises:
             InputError: there is no such topic.
         """
-        self._consumer._cluster.set_topics([self.topic])
+        self._side._cluster.set_topics([self.topic])
         self._ask(partial(self._refresh, _ANSWER_MS))
-        numbers = sorted(self._consumer._cluster.partitions_for_topic(self.topic) or ())
+        numbers = sorted(self._side._cluster.partitions_for_topic(self.topic) or ())
         if not numbers:
-            topics = self._ask(self._consumer.topics)
+            topics = self._ask(self._side.topics)
             raise InputError(
                 f'The topic "{self.topic}" is not on the Kafka at {self._servers}, or this user may not see '
                 f"it.{nearest(self.topic, topics)} Create it, or name another: events.topic."
             )
-        self._topic_id = self._id_now() or ""
+        self._topic_id = self._id_of(self._side) or ""
         return numbers
 
     def _refresh(self, timeout_ms: int) -> None:
         """Ask Kafka for the topic's id, partitions and leaders as they are from now on."""
-        consumer, cluster = self._consumer, self._consumer._cluster
+        side, cluster = self._side, self._side._cluster
         # An answer that is under way may be older than the question.
         for _ in range(2 if cluster.metadata_refresh_in_progress else 1):
             try:
-                consumer._net.run(consumer._manager.wait_for, cluster.request_update(), timeout_ms)
+                answer = side._manager.call_soon(cluster.refresh_metadata)
+                side._net.run(side._manager.wait_for, answer, timeout_ms)
             except kafka_errors.UnknownTopicOrPartitionError:
                 return  # the topic has no partitions then
 
-    def _id_now(self) -> str | None:
-        found = self._consumer._cluster.topic_id(self.topic)
+    def _id_of(self, consumer: KafkaConsumer) -> str | None:
+        """The topic's id as far as a client has heard."""
+        found = consumer._cluster.topic_id(self.topic)
         return str(found) if found is not None else None
 
     def _part(self, number: int) -> _Part:
@@ -317,8 +326,8 @@ class KafkaLog:
     def _bounds(self) -> tuple[dict[int, int], dict[int, int]]:
         """First offsets, and those behind the last record, by partition."""
         where = [self._at(number) for number in self._parts]
-        first = self._consumer.beginning_offsets(where, timeout_ms=_ANSWER_MS)
-        last = self._consumer.end_offsets(where, timeout_ms=_ANSWER_MS)
+        first = self._side.beginning_offsets(where, timeout_ms=_ANSWER_MS)
+        last = self._side.end_offsets(where, timeout_ms=_ANSWER_MS)
         return {p.partition: o for p, o in first.items()}, {p.partition: o for p, o in last.items()}
 
     def _first_offset(self, number: int, first: Mapping[int, int], last: Mapping[int, int]) -> int:
@@ -328,7 +337,7 @@ class KafkaLog:
         if self._start == "latest":
             return last[number]
         where = self._at(number)
-        found = self._consumer.offsets_for_times({where: int(self._start)}, timeout_ms=_ANSWER_MS)[where]
+        found = self._side.offsets_for_times({where: int(self._start)}, timeout_ms=_ANSWER_MS)[where]
         return last[number] if found is None or found.offset < 0 else int(found.offset)
 
     def _begin(self, part: _Part, offset: int) -> None:
@@ -464,7 +473,7 @@ class KafkaLog:
         Raises:
             _MadeAnewError: it is not.
         """
-        now = self._id_now()
+        now = self._id_of(self._consumer)
         if now is not None and self._topic_id and now != self._topic_id:
             raise _MadeAnewError
         numbers = self._consumer._cluster.partitions_for_topic(self.topic) or set()
@@ -558,7 +567,7 @@ class KafkaLog:
 
     def _look_at_ends(self) -> None:
         where = [self._at(number) for number in self._parts]
-        ends = self._asked_quietly(lambda: self._consumer.end_offsets(where, timeout_ms=_QUIET_ANSWER_MS))
+        ends = self._asked_quietly(lambda: self._side.end_offsets(where, timeout_ms=_QUIET_ANSWER_MS))
         if ends is not None:
             self._ends = {p.partition: offset for p, offset in ends.items()}
             self._heard()
