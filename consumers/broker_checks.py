@@ -1,7 +1,6 @@
 """A Kafka and a home directory enter; findings leave: can workers live with this broker and this topic?
 
-Nothing is written to Kafka: rights are read from what the broker says that this client may do, and the
-right to commit offsets is tried on a partition that cannot exist.
+Nothing is written to Kafka.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -19,28 +17,17 @@ from typing import Any
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.errors import (
     AuthorizationError,
-    CoordinatorLoadInProgressError,
-    CoordinatorNotAvailableError,
     KafkaError,
     KafkaTimeoutError,
     NodeNotReadyError,
-    NotCoordinatorError,
+    RequestTimedOutError,
     SaslAuthenticationFailedError,
 )
-from kafka.structs import OffsetAndMetadata
 
-from consumers.dead_letter_topic import dead_letter_topic
+from consumers.broker_rights import SET_CONFIG, Seen, dead_letters, may_commit, may_read
 from consumers.findings import Finding
-from consumers.lag import Lag, read_lag
-from consumers.producing import (
-    Topic,
-    addresses,
-    admin_of,
-    consumer_of,
-    said,
-    topic_configs,
-    topic_of,
-)
+from consumers.kafka_clients import addresses, admin_of, consumer_of, said, topic_configs, topic_of
+from consumers.lag import read_lag
 from state.versions import Registry
 from streaming.errors import BrokerError, FreshetError, UsageError
 
@@ -49,24 +36,9 @@ LEAST_BROKER = (2, 8)  # from here on topics have ids, by which one that was mad
 CLOCK_SKEW_S = 5.0
 CONNECT_MS = 5_000
 LAG_SHARE = 0.5  # of the retention; records that wait longer are in danger
-_COORDINATOR_S = 20.0  # the broker makes the topic of all groups' offsets at its first use
 _POLL_S = 5.0
-_VAGUE = (KafkaTimeoutError, NodeNotReadyError)  # say nothing of the cause
-_NO_PARTITION = 2**31 - 1
-_CONFIGS = "kafka-configs.sh --alter --entity-type topics --entity-name {} --add-config {}"
-_ACLS = "kafka-acls.sh --add --allow-principal User:NAME {}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """What the checks of a topic look at."""
-
-    admin: KafkaAdminClient
-    settings: Mapping[str, Any]
-    topic: Topic
-    configs: Mapping[str, str]  # none where they may not be read
-    versions: list[str]
-    lags: list[Lag]
+_DENIED = (SaslAuthenticationFailedError, AuthorizationError)
+_VAGUE = (KafkaTimeoutError, NodeNotReadyError, RequestTimedOutError)  # say nothing of the cause
 
 
 def examine_broker(
@@ -85,7 +57,8 @@ def examine_broker(
             with admin_of(settings, bootstrap_timeout_ms=connect_ms) as admin:
                 return [_reached(admin, settings), _versions(admin), *_of_topic(admin, settings, topic, home)]
         except (BrokerError, UsageError) as error:
-            cause = refused[-1] if refused else error.__cause__ or error
+            plain = [one for one in refused if isinstance(one, _DENIED)] or refused
+            cause = plain[0] if plain else error.__cause__ or error
             return [Finding("kafka", False, said(cause), _reach_remedy(cause, settings))]
 
 
@@ -110,7 +83,7 @@ def _refusals() -> Iterator[list[Exception]]:
 def _reach_remedy(cause: BaseException, settings: Mapping[str, Any]) -> str:
     if isinstance(cause, UsageError | FileNotFoundError | PermissionError):
         return "Correct the settings in [kafka]."
-    if isinstance(cause, SaslAuthenticationFailedError | AuthorizationError):
+    if isinstance(cause, _DENIED):
         return "Correct kafka.security_protocol, kafka.sasl_mechanism, the user or the password."
     if "SSL" in str(cause) or "certificate" in str(cause):
         return "Correct kafka.ssl_cafile, kafka.ssl_certfile and kafka.ssl_keyfile."
@@ -162,7 +135,7 @@ def _of_topic(
     registry = Registry(home)
     configs = _guarded("topic settings", lambda: topic_configs(admin, name))
     lags = _guarded("lag", lambda: read_lag(map(registry.get, registry.names()), settings))
-    seen = _Seen(
+    seen = Seen(
         admin,
         settings,
         topic,
@@ -173,8 +146,8 @@ def _of_topic(
         else [row for row in lags if row.source.startswith((f"{name}[", f"{name}#"))],
     )
     yield from (found for found in (configs, lags) if isinstance(found, Finding))
-    checks: tuple[Callable[[_Seen], Finding], ...] = (
-        _partitions, _cleanup, _retention, _record_clock, _may_read, _may_commit, _dead_letters,
+    checks: tuple[Callable[[Seen], Finding], ...] = (
+        _partitions, _cleanup, _retention, _record_clock, may_read, may_commit, dead_letters,
     )  # fmt: skip
     for check in checks:
         yield _guarded(check.__name__.strip("_").replace("_", " "), partial(check, seen))
@@ -190,7 +163,7 @@ def _guarded(name: str, look: Callable[[], Any]) -> Any:
         return Finding(name, False, said(error), "See that all brokers run, then try again.")
 
 
-def _partitions(seen: _Seen) -> Finding:
+def _partitions(seen: Seen) -> Finding:
     found = seen.admin.describe_topics([seen.topic.name])[0]["partitions"]
     headless = [part["partition_index"] for part in found if part["leader_id"] < 0]
     behind = [
@@ -211,18 +184,18 @@ def _partitions(seen: _Seen) -> Finding:
     return Finding("topic", True, detail)
 
 
-def _cleanup(seen: _Seen) -> Finding:
+def _cleanup(seen: Seen) -> Finding:
     policy = seen.configs.get("cleanup.policy")
     if policy is None:
         return Finding("cleanup.policy", True, "cannot be seen")
     if "compact" in policy:
-        command = _CONFIGS.format(seen.topic.name, "cleanup.policy=delete")
+        command = SET_CONFIG.format(seen.topic.name, "cleanup.policy=delete")
         remedy = f"Compaction deletes all but the newest event of each user. Set delete: `{command}`."
         return Finding("cleanup.policy", False, policy, remedy)
     return Finding("cleanup.policy", True, policy)
 
 
-def _retention(seen: _Seen) -> Finding:
+def _retention(seen: Seen) -> Finding:
     """Whether records will still be there when the slowest version comes to them."""
     if not seen.configs:
         return Finding("retention", True, "cannot be seen")
@@ -233,7 +206,7 @@ def _retention(seen: _Seen) -> Finding:
     lost = [row for row in seen.lags if row.lost]
     if lost:
         said_lost = ", ".join(f"{row.version} lost {row.lost:,} of {row.source}" for row in lost)
-        command = _CONFIGS.format(seen.topic.name, f"retention.ms={max(4 * keep_ms, 604_800_000)}")
+        command = SET_CONFIG.format(seen.topic.name, f"retention.ms={max(4 * keep_ms, 604_800_000)}")
         remedy = (
             f"Keep records for longer: `{command}`; then start the worker with --on-lost-offsets earliest."
         )
@@ -249,7 +222,7 @@ def _retention(seen: _Seen) -> Finding:
     return Finding("retention", True, detail)
 
 
-def _record_clock(seen: _Seen) -> Finding:
+def _record_clock(seen: Seen) -> Finding:
     """The newest record's time: this is as much as can be seen of the clocks of producers and brokers."""
     stamp = _newest_stamp(seen)
     if stamp is None:
@@ -264,7 +237,7 @@ def _record_clock(seen: _Seen) -> Finding:
     )
 
 
-def _newest_stamp(seen: _Seen) -> float | None:
+def _newest_stamp(seen: Seen) -> float | None:
     """Time of the newest record of each partition's end, the largest, seconds since 1970."""
     name = seen.topic.name
     with consumer_of(seen.settings, allow_auto_create_topics=False) as consumer:
@@ -282,94 +255,6 @@ def _newest_stamp(seen: _Seen) -> float | None:
             for records in consumer.poll(timeout_ms=200).values():
                 newest = max(newest or 0.0, max(record.timestamp for record in records) / 1e3)
         return newest
-
-
-def _may_read(seen: _Seen) -> Finding:
-    name, allowed = seen.topic.name, seen.topic.allowed
-    missing = [right for right in ("Describe", "Read") if right.upper() not in allowed]
-    if missing:
-        operations = " ".join(f"--operation {right}" for right in missing)
-        remedy = f"Grant it: `{_ACLS.format(f'{operations} --topic {name}')}`."
-        return Finding("may read", False, f'no {" and no ".join(missing)} on topic "{name}"', remedy)
-    others = {"WRITE": "replay and retry", "DESCRIBE_CONFIGS": "the checks of retention and cleanup.policy"}
-    without = [
-        f"{use} cannot be done without {right}" for right, use in others.items() if right not in allowed
-    ]
-    return Finding("may read", True, "; ".join(['yes, "' + name + '"', *without]))
-
-
-def _may_commit(seen: _Seen) -> Finding:
-    """Whether offsets of the versions' groups may be written: tried on a partition that cannot exist."""
-    groups = [f"freshet.{version}" for version in seen.versions] or ["freshet.doctor"]
-    place = TopicPartition(seen.topic.name, _NO_PARTITION)
-    offsets = {place: OffsetAndMetadata(0, "", -1)}
-    for group in groups:
-        try:
-            answer = _patient(partial(seen.admin.alter_group_offsets, group, offsets))[place]
-        except AuthorizationError as error:
-            answer = type(error)
-        if issubclass(answer, AuthorizationError):
-            rights = f"--operation Read --operation Describe --group {group}"
-            remedy = (
-                f"Grant it: `{_ACLS.format(rights)}`; without it lag tools see nothing, and learning goes on."
-            )
-            return Finding("may commit", False, f"not to the group {group}: {answer.__name__}", remedy)
-    return Finding("may commit", True, f"yes, to {', '.join(groups)}")
-
-
-def _patient(ask: Callable[[], Any]) -> Any:
-    """Ask until the group's coordinator is there."""
-    until = time.monotonic() + _COORDINATOR_S
-    while True:
-        try:
-            return ask()
-        except (CoordinatorNotAvailableError, CoordinatorLoadInProgressError, NotCoordinatorError):
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.1)
-
-
-def _dead_letters(seen: _Seen) -> Finding:
-    """Whether bad records can be set aside, whole."""
-    name = dead_letter_topic(seen.topic.name)
-    try:
-        topic = topic_of(seen.admin, name)
-    except BrokerError:
-        rights = f"--operation Describe --operation Read --operation Write --operation Create --topic {name}"
-        remedy = f"Grant it: `{_ACLS.format(rights)}`; else the first bad record stops the worker."
-        return Finding("dead letters", False, f'"{name}" may not be seen', remedy)
-    if topic is None:
-        return _dead_letters_to_come(seen, name)
-    missing = [right for right in ("Write", "Read") if right.upper() not in topic.allowed]
-    if missing:
-        operations = " ".join(f"--operation {right}" for right in missing)
-        remedy = f"Grant it: `{_ACLS.format(f'{operations} --topic {name}')}`."
-        return Finding("dead letters", False, f'no {" and no ".join(missing)} on topic "{name}"', remedy)
-    return _dead_letters_kept(seen, name)
-
-
-def _dead_letters_to_come(seen: _Seen, name: str) -> Finding:
-    allowed = seen.admin.describe_topics([name])[0].get("authorized_operations") or ()
-    if "CREATE" in allowed:
-        return Finding("dead letters", True, f'"{name}" will be made with the first bad record')
-    remedy = f"Make the topic {name}, or grant Create: else the first bad record stops the worker."
-    return Finding("dead letters", False, f'there is no "{name}", and it may not be made', remedy)
-
-
-def _dead_letters_kept(seen: _Seen, name: str) -> Finding:
-    try:
-        configs = topic_configs(seen.admin, name)
-    except AuthorizationError:
-        configs = {}
-    if "compact" in configs.get("cleanup.policy", ""):
-        command = _CONFIGS.format(name, "cleanup.policy=delete")
-        return Finding("dead letters", False, f'"{name}" is compacted', f"Set delete: `{command}`.")
-    most, here = (int(c.get("max.message.bytes", "-1")) for c in (seen.configs, configs))
-    if 0 <= here < most:
-        command = _CONFIGS.format(name, f"max.message.bytes={most + 65_536}")
-        detail = f'"{name}" takes {here:,} bytes a record, "{seen.topic.name}" {most:,}'
-        return Finding("dead letters", False, detail, f"Else large ones are cut. Set: `{command}`.")
-    return Finding("dead letters", True, f'"{name}" takes them')
 
 
 def _days(seconds: float) -> str:

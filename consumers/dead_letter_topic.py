@@ -15,8 +15,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
 from consumers.dead_letters import DeadLetter
-from consumers.producing import (
-    WAIT_S,
+from consumers.kafka_clients import (
     addresses,
     admin_of,
     broker_errors,
@@ -28,6 +27,7 @@ from consumers.producing import (
     topic_configs,
     topic_of,
 )
+from consumers.producing import WAIT_S
 from streaming.errors import BrokerError
 from streaming.events import BadRecord
 

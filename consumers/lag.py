@@ -12,7 +12,7 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 from msgspec import Struct
 
-from consumers.producing import Place, consumer_of, place_of
+from consumers.kafka_clients import Place, consumer_of, place_of
 from state.ledger import Ledger, Source
 from state.versions import Version
 

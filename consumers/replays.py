@@ -22,7 +22,8 @@ import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 from numpy.typing import NDArray
 
-from consumers.producing import HEADER, Topic, consumer_of
+from consumers.kafka_clients import Topic, consumer_of
+from consumers.producing import HEADER
 from streaming.errors import BrokerError, UsageError
 
 _STEP = 1_000  # records read back at first, then ever more

@@ -13,16 +13,8 @@ from kafka import KafkaAdminClient
 from numpy.typing import NDArray
 
 from consumers.file_records import Records
-from consumers.producing import (
-    KeyedProducer,
-    RecordsRefusedError,
-    Topic,
-    admin_of,
-    made_topic,
-    partitions_of,
-    topic_configs,
-    topic_of,
-)
+from consumers.kafka_clients import Topic, admin_of, made_topic, topic_configs, topic_of
+from consumers.producing import KeyedProducer, RecordsRefusedError, partitions_of
 from consumers.replays import Replay
 from streaming.errors import UsageError
 from streaming.events import Ids

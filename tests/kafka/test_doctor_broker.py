@@ -172,5 +172,5 @@ def test_each_right_that_is_missing_is_named_with_the_grant_for_it(guarded: Brok
 
 
 def test_wrong_password_is_found_and_never_shown(guarded: Broker, tmp_path: Path) -> None:
-    findings = limited(guarded, tmp_path, "wrong-" + SECRET, 1_000)
+    findings = limited(guarded, tmp_path, "wrong-" + SECRET, 2_000)
     assert list(findings) == ["kafka"] and "the user or the password" in findings["kafka"].remedy
