@@ -12,7 +12,7 @@ from typing import NamedTuple
 import structlog
 
 from consumers.control import Control
-from consumers.dead_letters import DeadLetters
+from consumers.dead_letters import DeadLetterLog
 from consumers.eventlog.contract import EventLog, Slice
 from consumers.metrics import VersionMetrics, reason_class
 from state.learned import Learned
@@ -124,7 +124,7 @@ class EmbeddingWorker:
         learned: Learned,
         log: EventLog,
         *,
-        dead_letters: DeadLetters | None,
+        dead_letters: DeadLetterLog | None,
         metrics: VersionMetrics,
         rules: str = "",
         pace: Pace | None = None,
