@@ -83,7 +83,9 @@ def _refusals() -> Iterator[list[Exception]]:
 def _reach_remedy(cause: BaseException, settings: Mapping[str, Any]) -> str:
     if isinstance(cause, UsageError | FileNotFoundError | PermissionError):
         return "Correct the settings in [kafka]."
-    if isinstance(cause, _DENIED):
+    # Kafka closes the connection after a failed login, sometimes before its answer was read.
+    closed = "SASL" in settings.get("security_protocol", "") and "disconnected" in str(cause)
+    if isinstance(cause, _DENIED) or closed:
         return "Correct kafka.security_protocol, kafka.sasl_mechanism, the user or the password."
     if "SSL" in str(cause) or "certificate" in str(cause):
         return "Correct kafka.ssl_cafile, kafka.ssl_certfile and kafka.ssl_keyfile."
