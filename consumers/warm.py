@@ -23,7 +23,7 @@ def warm() -> None:
     """Learn a few simulated events, decode a record and answer a query."""
     import numpy as np
 
-    from consumers.eventlog.kafka import warm_batches
+    from consumers.eventlog.record_batches import warm_batches
 
     with tempfile.TemporaryDirectory() as home:
         settings = Settings(home=Path(home))

@@ -88,7 +88,7 @@ class GroupOffsets:
 
     def close(self) -> None:
         """Write the newest offsets, and leave."""
-        if self._newest and not self._refused:
+        if self._newest:
             self._asked(lambda: self.consumer.commit(self._newest, timeout_ms=_ANSWER_MS))
         self.consumer.close(autocommit=False, timeout_ms=_ANSWER_MS)
 

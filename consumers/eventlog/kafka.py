@@ -7,23 +7,23 @@ retention that has passed the offset, and a log that lost its newest records are
 
 from __future__ import annotations
 
-import re
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import structlog
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from kafka import errors as kafka_errors
 from kafka.structs import OffsetAndMetadata
 
 from consumers.eventlog.contract import Slice
 from consumers.eventlog.group_offsets import GroupOffsets
 from consumers.eventlog.kafka_client import connected
+from consumers.eventlog.kafka_part import Part, Token, parsed_name, source_name
+from consumers.eventlog.kafka_topic import Bounds, Topic
 from consumers.eventlog.record_batches import (
     KEY,
     KEY_END,
@@ -32,17 +32,15 @@ from consumers.eventlog.record_batches import (
     VALUE,
     VALUE_END,
     RecordBatch,
-    crc32c,
+    differing_keys,
     install,
     joined,
     packed,
-    scan_records,
 )
 from state.ledger import Source
 from streaming.decoding import JsonDecoder, no_events
-from streaming.errors import BrokerError, InputError, InputVanishedError, nearest
+from streaming.errors import InputError, InputVanishedError
 from streaming.events import BadRecord, EventBatch
-from streaming.kernels import kernel
 from streaming.rules import EventRules
 
 logger = structlog.get_logger()
@@ -51,7 +49,6 @@ OnLost = Literal["earliest", "latest", "stop"]
 _BATCHES = 64  # record batches of one call of the client
 _MOST_BYTES = 16 * 2**20  # of records that wait to be decoded
 _QUIET_S = 3.0  # without a record, after which the end offsets are asked for
-_ANSWER_MS = 20_000
 _QUIET_ANSWER_MS = 500
 _CONFIRM_MS = 1000
 _REFUSED_S = 1.0  # after which a leader will not change its mind
@@ -59,42 +56,6 @@ _REFUSED_S = 1.0  # after which a leader will not change its mind
 
 class _MadeAnewError(kafka_errors.KafkaError):  # type: ignore[misc]
     """The topic has another id than before."""
-
-
-class Token(NamedTuple):
-    """What must be found again: the topic by its id ("" where Kafka gives none), and the leader's epoch."""
-
-    topic_id: str
-    epoch: int
-
-    def __str__(self) -> str:
-        return f"{self.topic_id}@{self.epoch}"
-
-    @classmethod
-    def read(cls, text: str) -> Token:
-        """The token of a text.
-
-        >>> Token.read(str(Token("6e5f", 7)))
-        Token(topic_id='6e5f', epoch=7)
-        """
-        topic_id, _, epoch = text.rpartition("@")
-        return cls(topic_id, int(epoch))
-
-
-@dataclass(slots=True)
-class _Part:
-    """A partition while it is read."""
-
-    number: int
-    generation: int
-    name: str
-    decoder: JsonDecoder
-    position: int = 0  # of the next record that is handed out
-    fetched: int = 0  # of the next record that is fetched, without the batch reader only
-    token: Token = field(default_factory=lambda: Token("", -1))
-    newest_s: float | None = None  # time of the newest record that was handed out
-    told_key: bool = False
-    refused_since: float | None = None  # monotonic, while the leader refuses an offset that it has
 
 
 class KafkaLog:
@@ -137,20 +98,21 @@ class KafkaLog:
         self.key_mismatches = 0  # records whose key is not their event's user
         self.older_events = 0  # than `learned_until_s`
         self._rules, self._start, self._on_lost, self._group = rules, start, on_lost_offsets, group
-        self._known = {found: source for source in known if (found := _parsed(topic, source.name))}
+        self._known = {found: source for source in known if (found := parsed_name(topic, source.name))}
         self._begun = any(source.token for source in self._known.values())
         self._until_end = until_end
         self._learned_until_us = 0 if self._begun else learned_until_s * 1_000_000
-        self._servers = str(client["bootstrap_servers"])
         self._consumer = connected(client)
-        # A fetch that waits for records holds up what is asked behind it, so questions go another way.
         self._side = group.consumer if group is not None else connected(client)
         try:
             self._by_batch = install(self._consumer)
-            self._topic_id = ""
-            numbers = self._found_partitions()
+            self._topic = Topic(topic, str(client["bootstrap_servers"]), self._side)
+            numbers = self._topic.partitions()
+            self._topic_id = self._topic.id_known_to(self._side) or ""
+            # Whether this very topic was learned from, so that a partition without an offset is a new one.
+            self._continued = self._topic_id in {t.topic_id for t in self._tokens()}
             self._parts = {number: self._part(number) for number in numbers}
-            self._consumer.assign([self._at(number) for number in numbers])
+            self._consumer.assign([self._topic.at(number) for number in numbers])
         except BaseException:
             self._leave()
             raise
@@ -159,7 +121,6 @@ class KafkaLog:
         self._last: dict[int, int] = {}  # partition → where to end, with `until_end`
         self._ends: dict[int, int] = {}
         self._quiet_since = time.monotonic()
-        self._reachable = True
         self._failure: kafka_errors.KafkaError | None = None
 
     @property
@@ -179,14 +140,13 @@ class KafkaLog:
             InputError: another store learns this version.
         """
         if self._group is not None:
-            self._group.claim([self._at(number) for number in sorted(self._parts)])
-        first, last = self._ask(self._bounds)
+            self._group.claim([self._topic.at(number) for number in sorted(self._parts)])
+        first, last = self._topic.ask(self._bounds)
         for number, part in sorted(self._parts.items()):
             source = self._known.get((part.generation, number))
             if source is None or source.token is None:
-                self._begin(
-                    part, 0 if self._begun else self._ask(partial(self._first_offset, number, first, last))
-                )
+                ask = partial(self._topic.offset_of, self._start, number, first, last)
+                self._begin(part, 0 if self._begun else self._topic.ask(ask))
                 continue
             offset = positions.get(part.name, source.next_offset)
             part.token, part.position = Token.read(source.token), offset
@@ -213,7 +173,7 @@ class KafkaLog:
             return self._anchors.popleft()
         if self._queue:
             self._quiet_since = time.monotonic()
-            self._heard()
+            self._topic.heard()
             return self._decoded(self._next_batch(max_events))
         if time.monotonic() - self._quiet_since > _QUIET_S:
             self._quiet_since = time.monotonic()
@@ -252,18 +212,16 @@ class KafkaLog:
         Raises:
             InputVanishedError: they may be of another topic; nothing of them must be committed.
         """
-        self._asked_quietly(partial(self._refresh, _CONFIRM_MS))
-        now = self._id_of(self._side)
+        self._topic.ask_quietly(partial(self._topic.refresh, _CONFIRM_MS))
+        now = self._topic.id_known_to(self._side)
         if now is not None and self._topic_id and now != self._topic_id:
             raise self._made_anew()
 
     def committed(self, positions: Mapping[str, int]) -> None:
         """Tell the group."""
         if self._group is not None:
-            here = {
-                self._at(p.number): positions[p.name] for p in self._parts.values() if p.name in positions
-            }
-            self._group.tell(here)
+            here = [part for part in self._parts.values() if part.name in positions]
+            self._group.tell({self._topic.at(part.number): positions[part.name] for part in here})
 
     def close(self) -> None:
         """Leave, and say what was strange."""
@@ -280,83 +238,41 @@ class KafkaLog:
         if self._group is None:
             self._side.close(autocommit=False, timeout_ms=_QUIET_ANSWER_MS)
 
-    def _found_partitions(self) -> list[int]:
-        """The topic's partitions as Kafka names them now.
-
-        Raises:
-            InputError: there is no such topic.
-        """
-        self._side._cluster.set_topics([self.topic])
-        self._ask(partial(self._refresh, _ANSWER_MS))
-        numbers = sorted(self._side._cluster.partitions_for_topic(self.topic) or ())
-        if not numbers:
-            topics = self._ask(self._side.topics)
-            raise InputError(
-                f'The topic "{self.topic}" is not on the Kafka at {self._servers}, or this user may not see '
-                f"it.{nearest(self.topic, topics)} Create it, or name another: events.topic."
-            )
-        self._topic_id = self._id_of(self._side) or ""
-        return numbers
-
-    def _refresh(self, timeout_ms: int) -> None:
-        """Ask Kafka for the topic's id, partitions and leaders as they are from now on."""
-        side, cluster = self._side, self._side._cluster
-        # An answer that is under way may be older than the question.
-        for _ in range(2 if cluster.metadata_refresh_in_progress else 1):
-            try:
-                answer = side._manager.call_soon(cluster.refresh_metadata)
-                side._net.run(side._manager.wait_for, answer, timeout_ms)
-            except kafka_errors.UnknownTopicOrPartitionError:
-                return  # the topic has no partitions then
-
-    def _id_of(self, consumer: KafkaConsumer) -> str | None:
-        """The topic's id as far as a client has heard."""
-        found = consumer._cluster.topic_id(self.topic)
-        return str(found) if found is not None else None
-
-    def _part(self, number: int) -> _Part:
+    def _part(self, number: int) -> Part:
         generation = max((g for g, n in self._known if n == number), default=1)
         source = self._known.get((generation, number))
+        other = bool(source and source.token and Token.read(source.token).topic_id != self._topic_id)
+        if other and self._continued:
+            generation, source = generation + 1, None  # new here; the one of that number was of another topic
         decoder = JsonDecoder(self._rules, source.time_unit if source else None)
-        return _Part(number, generation, _named(self.topic, generation, number), decoder)
+        return Part(number, generation, source_name(self.topic, generation, number), decoder)
 
     def _at(self, number: int) -> TopicPartition:
         return TopicPartition(self.topic, number)
 
-    def _bounds(self) -> tuple[dict[int, int], dict[int, int]]:
-        """First offsets, and those behind the last record, by partition."""
-        where = [self._at(number) for number in self._parts]
-        first = self._side.beginning_offsets(where, timeout_ms=_ANSWER_MS)
-        last = self._side.end_offsets(where, timeout_ms=_ANSWER_MS)
-        return {p.partition: o for p, o in first.items()}, {p.partition: o for p, o in last.items()}
+    def _bounds(self) -> Bounds:
+        return self._topic.bounds(self._parts)
 
-    def _first_offset(self, number: int, first: Mapping[int, int], last: Mapping[int, int]) -> int:
-        """Where `start` lies in a partition."""
-        if self._start == "earliest":
-            return first[number]
-        if self._start == "latest":
-            return last[number]
-        where = self._at(number)
-        found = self._side.offsets_for_times({where: int(self._start)}, timeout_ms=_ANSWER_MS)[where]
-        return last[number] if found is None or found.offset < 0 else int(found.offset)
+    def _tokens(self) -> list[Token]:
+        return [Token.read(source.token) for source in self._known.values() if source.token]
 
-    def _begin(self, part: _Part, offset: int) -> None:
-        part.token = Token(self._topic_id, -1)
+    def _begin(self, part: Part, offset: int) -> None:
+        part.token, self._continued = Token(self._topic_id, -1), True
         self._go_to(part, offset)
         # Kept before the first record comes, so that the next start does not choose a place of its own.
         self._anchors.append(self._slice(part, offset, offset, no_events(), [], time.time()))
 
-    def _go_to(self, part: _Part, offset: int) -> None:
+    def _go_to(self, part: Part, offset: int) -> None:
         part.position = part.fetched = offset
         part.refused_since = None
-        where = self._at(part.number)
+        where = self._topic.at(part.number)
         self._consumer.seek(where, offset)
         if part.token.epoch >= 0:
             # With the epoch, so that the client finds out whether these are still the same records.
             position = OffsetAndMetadata(offset, "", part.token.epoch)
             self._consumer._subscription.seek(where, position)
 
-    def _lose(self, part: _Part, reason: str, earliest: int, latest: int) -> None:
+    def _lose(self, part: Part, reason: str, earliest: int, latest: int) -> None:
         """Go on elsewhere, or stop, because the next offset is not in the log any more."""
         if self._on_lost == "stop":
             raise InputVanishedError(
@@ -376,7 +292,7 @@ class KafkaLog:
         )
         if other or offset < part.position:
             part.generation += 1
-            part.name = _named(self.topic, part.generation, part.number)
+            part.name = source_name(self.topic, part.generation, part.number)
             part.decoder = JsonDecoder(self._rules, part.decoder.time_unit)
         self._begin(part, offset)
 
@@ -419,14 +335,14 @@ class KafkaLog:
                 "replica, or delete its records up to there and choose --on-lost-offsets."
             ) from failure
         elif failure.retriable:
-            self._unheard(failure)
+            self._topic.unheard(failure)
         else:
             raise InputError(
                 f"{self.topic} cannot be read: {failure}. Check the topic and its ACLs."
             ) from failure
 
     def _out_of_range(self, error: Exception) -> None:
-        bounds = self._asked_quietly(self._bounds)
+        bounds = self._topic.ask_quietly(self._bounds)
         if bounds is None:
             return  # Kafka has gone in between; the client meets the same again
         first, last = bounds
@@ -445,7 +361,7 @@ class KafkaLog:
                 self._lose(part, reason, first[part.number], last[part.number])
 
     def _truncated(self, error: Any) -> None:
-        bounds = self._asked_quietly(self._bounds)
+        bounds = self._topic.ask_quietly(self._bounds)
         if bounds is None:
             raise InputError(f"{self.topic}: {error}. Start again when Kafka can be reached.")
         first, last = bounds
@@ -473,14 +389,14 @@ class KafkaLog:
         Raises:
             _MadeAnewError: it is not.
         """
-        now = self._id_of(self._consumer)
+        now = self._topic.id_known_to(self._consumer)
         if now is not None and self._topic_id and now != self._topic_id:
             raise _MadeAnewError
         numbers = self._consumer._cluster.partitions_for_topic(self.topic) or set()
         if new := sorted(numbers - set(self._parts)):
             logger.info("partitions_added", topic=self.topic, partitions=new)
             self._parts |= {number: self._part(number) for number in new}
-            self._consumer.assign([self._at(number) for number in sorted(self._parts)])
+            self._consumer.assign([self._topic.at(number) for number in sorted(self._parts)])
             for number in new:
                 self._begin(self._parts[number], 0)
 
@@ -520,7 +436,7 @@ class KafkaLog:
 
     def _slice(
         self,
-        part: _Part,
+        part: Part,
         first: int,
         next_offset: int,
         events: EventBatch,
@@ -530,7 +446,7 @@ class KafkaLog:
         unit, token = part.decoder.time_unit, str(part.token)
         return Slice(part.name, first, next_offset, events, bad, arrived, unit, token)
 
-    def _compare_keys(self, part: _Part, batch: RecordBatch, events: EventBatch) -> None:
+    def _compare_keys(self, part: Part, batch: RecordBatch, events: EventBatch) -> None:
         rows = np.searchsorted(batch.spans[OFFSET], events.offsets)
         starts, ends = batch.spans[KEY][rows], batch.spans[KEY_END][rows]
         users = events.users
@@ -547,7 +463,7 @@ class KafkaLog:
                 effect="a user's events may lie in several partitions, and be learned out of order",
             )
 
-    def _count_older(self, part: _Part, events: EventBatch) -> None:
+    def _count_older(self, part: Part, events: EventBatch) -> None:
         if not self._learned_until_us:
             return
         older = int((events.ts < self._learned_until_us).sum())
@@ -560,90 +476,13 @@ class KafkaLog:
             )
         self.older_events += older
 
-    def _behind(self, part: _Part) -> int | None:
-        highwater = self._consumer.highwater(self._at(part.number))
+    def _behind(self, part: Part) -> int | None:
+        highwater = self._consumer.highwater(self._topic.at(part.number))
         ends = [end for end in (highwater, self._ends.get(part.number)) if end is not None]
-        return max(0, max(ends) - part.position) if ends and self._reachable else None
+        return max(0, max(ends) - part.position) if ends and self._topic.reachable else None
 
     def _look_at_ends(self) -> None:
-        where = [self._at(number) for number in self._parts]
-        ends = self._asked_quietly(lambda: self._side.end_offsets(where, timeout_ms=_QUIET_ANSWER_MS))
+        ends = self._topic.ask_quietly(partial(self._topic.last_offsets, list(self._parts), _QUIET_ANSWER_MS))
         if ends is not None:
-            self._ends = {p.partition: offset for p, offset in ends.items()}
-            self._heard()
-
-    def _asked_quietly(self, ask: Callable[[], Any]) -> Any:
-        try:
-            return ask()
-        except kafka_errors.KafkaError as error:
-            self._unheard(error)
-            return None
-
-    def _ask(self, ask: Callable[[], Any]) -> Any:
-        try:
-            return ask()
-        except kafka_errors.KafkaError as error:
-            raise BrokerError(
-                f"Kafka at {self._servers} does not answer for the topic {self.topic}: "
-                f"{type(error).__name__}: {error}. Check that it runs, and that this user may read the topic."
-            ) from error
-
-    def _unheard(self, error: Exception) -> None:
-        if self._reachable:
-            logger.warning(
-                "kafka_unreachable", servers=self._servers, error=f"{type(error).__name__}: {error}"
-            )
-        self._reachable = False
-
-    def _heard(self) -> None:
-        if not self._reachable:
-            logger.info("kafka_reached_again", servers=self._servers)
-        self._reachable = True
-
-
-def _named(topic: str, generation: int, number: int) -> str:
-    return f"{topic}[{number}]" if generation == 1 else f"{topic}#{generation}[{number}]"
-
-
-def _parsed(topic: str, name: str) -> tuple[int, int] | None:
-    """Generation and partition of a source's name, None where it is of another topic.
-
-    >>> _parsed("events", "events#2[7]"), _parsed("events", "events[7]"), _parsed("events", "views[7]")
-    ((2, 7), (1, 7), None)
-    """
-    match = re.fullmatch(re.escape(topic) + r"(?:#(\d+))?\[(\d+)\]", name)
-    return (int(match[1] or 1), int(match[2])) if match else None
-
-
-def warm_batches() -> None:
-    """Compile what reads record batches."""
-    data = np.frombuffer(b"", np.uint8)
-    spans = np.zeros((8, 0), np.int64)
-    scan_records(data, 0, 0, 0, spans)
-    crc32c(data, 0, 0)
-    differing_keys(data, spans[KEY], spans[KEY_END], data, spans[KEY], spans[KEY_END])
-
-
-@kernel
-def differing_keys(
-    data: np.ndarray,
-    key_start: np.ndarray,
-    key_end: np.ndarray,
-    users: np.ndarray,
-    user_start: np.ndarray,
-    user_end: np.ndarray,
-) -> int:
-    """How many of N keys are there and are not the user's id, byte by byte; a start of -1 is no key."""
-    differing = 0
-    for k in range(key_start.shape[0]):
-        start, length = key_start[k], key_end[k] - key_start[k]
-        if start < 0:
-            continue
-        if length != user_end[k] - user_start[k]:
-            differing += 1
-            continue
-        for b in range(length):
-            if data[start + b] != users[user_start[k] + b]:
-                differing += 1
-                break
-    return differing
+            self._ends = ends
+            self._topic.heard()

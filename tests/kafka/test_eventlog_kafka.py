@@ -265,6 +265,20 @@ def test_topic_made_anew_between_two_runs_stops_or_goes_on_as_another(
     assert (again.sources(), count(slices(again))) == ([f"{topic}#2[0]"], 0)
 
 
+def test_partition_that_only_an_earlier_topic_had_begins_anew(
+    new_topic: Callable[..., str], produce: Produce, opened: Opener
+) -> None:
+    topic = new_topic(partitions=2)
+    for partition in range(2):
+        produce(topic, some(5), partition=partition)
+    kept = sources(slices(opened(topic, until_end=True)))
+    kept[1].token, kept[1].next_offset = "an earlier topic@3", 70  # which had this partition, too
+    log = opened(topic, kept, until_end=True)
+    found = slices(log)
+    assert log.sources() == [f"{topic}[0]", f"{topic}#2[1]"]
+    assert (found[0].first, count(found)) == (0, 5)
+
+
 def test_topic_made_anew_while_it_is_read_is_noticed(
     topic: str, produce: Produce, opened: Opener, admin: KafkaAdminClient
 ) -> None:
