@@ -52,6 +52,7 @@ def test_help_names_every_command_and_global_option(bare: Path, capsys: pytest.C
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
     words = ["demo", "versions", "work", "query", "backtest", "simulate", "config", "doctor", "dead-letters"]
+    words += ["broker", "replay", "lag"]
     assert all(word in text for word in [*words, "--home", "--config", "--set"])
 
 
