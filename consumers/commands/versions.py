@@ -50,9 +50,7 @@ def create(
 
     spec = new_spec(learner, _given(set_ or []))
     _registry().create(name, spec)
-    print(
-        f"{name}: a version with the learner {spec.learner}. Teach it: `freshet work {name} --from …`"
-    )
+    print(f"{name}: a version with the learner {spec.learner}. Teach it: `freshet work {name} --from …`")
 
 
 @app.command(name="list")
