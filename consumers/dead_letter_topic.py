@@ -98,6 +98,11 @@ class KafkaDeadLetters:
         self._kept: list[_Unsure] = []  # not taken, to be sent by the next sync
         self._most_bytes = 0  # of a record that the topic takes
 
+    @property
+    def place(self) -> str:
+        """The topic."""
+        return f"topic {self.topic}"
+
     def append(self, source: str, bad: BadRecord) -> None:
         """Add a record; durable after `sync`.
 

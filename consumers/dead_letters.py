@@ -42,6 +42,11 @@ class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
 class DeadLetterLog(Protocol):
     """Where a worker sets bad records aside: a file, or a topic."""
 
+    @property
+    def place(self) -> str:
+        """Its name, for people."""
+        ...
+
     def append(self, source: str, bad: BadRecord) -> None:
         """Add a record; durable after `sync`."""
         ...
@@ -75,6 +80,11 @@ class DeadLetters:
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self._unsynced = False
+
+    @property
+    def place(self) -> str:
+        """The file."""
+        return str(self.path)
 
     def append(self, source: str, bad: BadRecord) -> None:
         """Add a record; durable after `sync`.

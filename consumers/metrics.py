@@ -86,6 +86,9 @@ class WorkerMetrics:
         self.steps_skipped = Counter(
             "freshet_steps_skipped", "Steps left out because they were not finite.", v, registry=registry
         )
+        self.key_mismatches = Counter(
+            "freshet_key_mismatches", "Records whose key is not their event's user.", v, registry=registry
+        )
         self.store_bytes = Gauge("freshet_store_bytes", "Size of the store.", [*v, "part"], registry=registry)
         build = Info("freshet_build", "Release that runs here.", registry=registry)
         build.info({"release": release(), "python": platform.python_version()})
@@ -112,6 +115,8 @@ class VersionMetrics:
         self._misses = families.cache_misses.labels(version)
         self._clipped = families.steps_clipped.labels(version)
         self._skipped = families.steps_skipped.labels(version)
+        self._mismatches = families.key_mismatches.labels(version)
+        self._mismatches_told = 0
 
     def observe_batch(
         self,
@@ -161,6 +166,11 @@ class VersionMetrics:
         for moment in arrived:
             # The wall clock may be set back between the two readings.
             self._durable.observe(max(0.0, now - moment))
+
+    def observe_key_mismatches(self, found: int) -> None:
+        """Records of this run, so far, whose key is not their event's user."""
+        self._mismatches.inc(found - self._mismatches_told)
+        self._mismatches_told = found
 
     def observe_lag(self, lag: Mapping[int, int | None]) -> None:
         """Partition number → records still to be read, NaN on the page where it is unknown."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import signal
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from datetime import datetime
-from pathlib import Path
 from threading import Event as Flag
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -19,7 +18,7 @@ from prometheus_client import REGISTRY
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit, progress
 from consumers.control import Control, Holder
-from consumers.dead_letters import DeadLetters
+from consumers.dead_letters import DeadLetterLog, DeadLetters
 from consumers.embeddings import EmbeddingWorker, Pace, Totals
 from consumers.eventlog.files import FilesLog
 from consumers.kafka_settings import client_settings
@@ -104,17 +103,31 @@ def work(
             options = _KafkaOptions(begin, on_lost_offsets, take_over, until_end)
             log = _kafka_log(chosen, learned, rules, settings, options)
         else:
-            paths = from_ or [s.name for s in learned.ledger.sources]
-            if not paths:
-                raise UsageError(f'"{version}" has learned nothing yet, so --from must name its event files.')
-            units = {s.name: s.time_unit for s in learned.ledger.sources if s.time_unit}
-            log = FilesLog(paths, rules, follow=follow, format=format, time_units=units)
-        totals = _run(chosen, learned, log, rules, settings, stop)
+            log = _files_log(chosen, learned, rules, from_, follow=follow, format=format)
+        aside = _dead_letters(chosen, log, settings)
+        totals = _run(chosen, learned, log, aside, settings, stop)
         if not log.repeatable:
             effect = "this version cannot be rebuilt from its log"
             logger.warning("input_not_repeatable", source="-", effect=effect)
-        emit(_report(chosen, learned, totals), json, lambda: _words(chosen, learned, totals))
+        emit(_report(chosen, learned, totals), json, lambda: _words(chosen, learned, totals, aside.place))
     return 0
+
+
+def _files_log(
+    version: Version,
+    learned: Learned,
+    rules: EventRules,
+    given: list[str] | None,
+    *,
+    follow: bool,
+    format: str | None,
+) -> FilesLog:
+    sources = learned.ledger.sources
+    paths = given or [s.name for s in sources]
+    if not paths:
+        raise UsageError(f'"{version.name}" has learned nothing yet, so --from must name its event files.')
+    units = {s.name: s.time_unit for s in sources if s.time_unit}
+    return FilesLog(paths, rules, follow=follow, format=format, time_units=units)
 
 
 class _KafkaOptions(NamedTuple):
@@ -223,7 +236,7 @@ def _run(
     version: Version,
     learned: Learned,
     log: FilesLog | KafkaLog,
-    rules: EventRules,
+    dead_letters: DeadLetterLog,
     settings: Settings,
     stop: Flag,
 ) -> Totals:
@@ -232,11 +245,16 @@ def _run(
     if worker.metrics_port is not None:
         port = serve_metrics(REGISTRY, worker.metrics_port)
         logger.info("metrics_served", address=f"http://127.0.0.1:{port}/metrics")
-    dead_letters = DeadLetters(version.dead_letters_path)
+    seen = metrics.of(version.name)
     doing, size = ("Learning (bytes)", log.progress()[1]) if isinstance(log, FilesLog) else ("Learning", None)
 
     def done(totals: Totals) -> float:
         return log.progress()[0] if isinstance(log, FilesLog) else totals.events
+
+    def observe(totals: Totals) -> None:
+        show(done(totals))
+        if not isinstance(log, FilesLog):
+            seen.observe_key_mismatches(log.key_mismatches)
 
     control = Control(Holder(version, learned.store, lambda: learned))
     with control, progress(doing, size) as show:
@@ -244,23 +262,31 @@ def _run(
             learned,
             log,
             dead_letters=None if settings.events.on_bad_record == "stop" else dead_letters,
-            metrics=metrics.of(version.name),
-            rules=rules_text(rules),
+            metrics=seen,
+            rules=rules_text(event_rules(settings)),
             pace=Pace(worker.commit_interval_min, worker.commit_interval_max, worker.commit_share),
             batch_events=worker.batch_events,
-            observe=lambda totals: show(done(totals)),
+            observe=observe,
             control=control,
             confirm=None if isinstance(log, FilesLog) else log.confirm,
         )
-        try:
+        with closing(dead_letters), closing(log):
             totals = embedding_worker.run(stop)
-        finally:
-            log.close()
-            dead_letters.close()
     for source in learned.ledger.sources:
         if source.time_unit:
             logger.info("time_unit", source=source.name, unit=source.time_unit)
     return totals
+
+
+def _dead_letters(version: Version, log: FilesLog | KafkaLog, settings: Settings) -> DeadLetterLog:
+    """Where bad records go: those of files into the version's own file, those of a topic into a topic."""
+    if isinstance(log, FilesLog):
+        return DeadLetters(version.dead_letters_path)
+    from kafka import KafkaConsumer
+
+    from consumers.dead_letter_topic import KafkaDeadLetters
+
+    return KafkaDeadLetters(log.topic, version.name, client_settings(settings, KafkaConsumer))
 
 
 def stop_on_signals() -> Flag:
@@ -296,7 +322,7 @@ def _report(version: Version, learned: Learned, totals: Totals) -> dict[str, Any
     }
 
 
-def _words(version: Version, learned: Learned, totals: Totals) -> str:
+def _words(version: Version, learned: Learned, totals: Totals, aside: str) -> str:
     rates = learned.prequential.summary()["overall"]
     speed = totals.events / totals.seconds if totals.seconds else 0.0
     lines = [
@@ -313,5 +339,5 @@ def _words(version: Version, learned: Learned, totals: Totals) -> str:
             f"so {1e6 * rate * cost:.2f} µs an event (evaluation_rate)",
         ]
     if totals.dead_letters:
-        lines.append(f"{totals.dead_letters} bad records set aside: {Path(version.dead_letters_path)}")
+        lines.append(f"{totals.dead_letters} bad records set aside: {aside}")
     return "\n".join(lines)

@@ -36,6 +36,7 @@ from consumers.eventlog.record_batches import (
     install,
     joined,
     packed,
+    with_bytes,
 )
 from state.ledger import Source
 from streaming.decoding import JsonDecoder, no_events
@@ -427,6 +428,7 @@ class KafkaLog:
             newest = int(spans[TIMESTAMP].max())
             if newest > 0:
                 part.newest_s = arrived = newest / 1000
+            bad = with_bytes(bad, batch)
             self._compare_keys(part, batch, events)
             self._count_older(part, events)
         part.token = Token(self._topic_id, max(part.token.epoch, batch.leader_epoch))

@@ -22,6 +22,7 @@ from kafka.protocol.consumer import IsolationLevel
 from kafka.record.util import decode_varint
 from numpy.typing import NDArray
 
+from streaming.events import BadRecord
 from streaming.kernels import inner, kernel
 
 logger = structlog.get_logger()
@@ -428,6 +429,15 @@ def differing_keys(
                 differing += 1
                 break
     return differing
+
+
+def with_bytes(bad: Sequence[BadRecord], batch: RecordBatch) -> list[BadRecord]:
+    """Bad records of a batch, each with its key and all of its bytes."""
+    rows = np.searchsorted(batch.spans[OFFSET], [record.offset for record in bad]).tolist()
+    return [
+        replace(record, key=batch.key(k), whole=batch.value(k) if record.length is not None else None)
+        for record, k in zip(bad, rows, strict=True)
+    ]
 
 
 def warm_batches() -> None:

@@ -39,6 +39,14 @@ def test_batch_is_added_to_counters_and_histograms() -> None:
     assert value(registry, "freshet_steps_skipped_total") == 2
 
 
+def test_key_mismatches_are_counted_once_whenever_they_are_told() -> None:
+    registry = CollectorRegistry()
+    metrics = WorkerMetrics(registry).of("a")
+    for found in (0, 3, 3, 5):
+        metrics.observe_key_mismatches(found)
+    assert value(registry, "freshet_key_mismatches_total") == 5
+
+
 def test_commit_observes_time_and_freshness_of_each_slice() -> None:
     registry = CollectorRegistry()
     WorkerMetrics(registry).of("a").observe_commit(

@@ -11,6 +11,7 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 
 from consumers.broker import Broker
+from consumers.dead_letter_topic import dead_letter_topic
 
 ADDRESS = "FRESHET_TEST_KAFKA"
 # Retention, cleaning and deletion come within a second, and a topic that was deleted stays so.
@@ -68,7 +69,7 @@ def new_topic(admin: KafkaAdminClient) -> Iterator[Callable[..., str]]:
         return name
 
     yield make
-    left = set(made) & set(admin.list_topics())
+    left = {name for one in made for name in (one, dead_letter_topic(one))} & set(admin.list_topics())
     if left:
         admin.delete_topics(sorted(left))
 
