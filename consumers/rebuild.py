@@ -11,18 +11,19 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event as Flag
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry
 
 from consumers.dead_letters import DeadLetters
 from consumers.embeddings import EmbeddingWorker
-from consumers.eventlog.journal import JournalLog
+from consumers.eventlog.journal import JournalLog, topic_of
+from consumers.eventlog.kafka_part import parsed_name
 from consumers.metrics import WorkerMetrics
 from consumers.settings import WorkerSettings
 from state.findings import text_of
@@ -31,7 +32,7 @@ from state.ledger import JournalSlice, Ledger, journal_of
 from state.rocksdb import RocksStore
 from state.store import Store
 from state.versions import Version
-from streaming.errors import InputError, StoreError, VersionError
+from streaming.errors import InputError, InputVanishedError, StoreError, VersionError
 from streaming.rules import EventRules
 
 MOST_DIFFERENCES = 1000  # kept; the others are counted
@@ -65,12 +66,20 @@ class Rebuilt:
     seconds: float = 0.0
 
 
+class _Reading(NamedTuple):
+    """How sources are read: the format of files, and the settings of Kafka's client."""
+
+    format: str | None
+    client: Mapping[str, Any] | None
+
+
 def rebuild(
     version: Version,
     *,
     from_snapshot: int | None = None,
     replace: bool = False,
     format: str | None = None,
+    client: Mapping[str, Any] | None = None,
     settings: WorkerSettings | None = None,
     observe: Callable[[int, int], None] | None = None,
 ) -> Rebuilt:
@@ -80,9 +89,12 @@ def rebuild(
         from_snapshot: begin with this snapshot, where the log before it is gone.
         replace: put the new store in the place of one that differs; no worker may run.
         format: of the files, where their names do not tell.
+        client: settings of kafka-python's consumer, needed where the version learned from a topic.
         observe: told the records learned again and those there are.
 
     Raises:
+        SettingError: the version learned from Kafka, and `client` is missing.
+        BrokerError: Kafka cannot be reached.
         VersionError: nothing was learned yet, or something that cannot be read again, as standard input.
         InputError: the log is not what it was.
         StoreLockedError: `replace`, and a worker has the store.
@@ -99,7 +111,7 @@ def rebuild(
             learned = Learned(version.spec, fresh, user_cache=settings.user_cache)
             start = learned.ledger.records
             try:
-                _learn_again(version, store, learned, refused, format, settings, observe)
+                _learn_again(version, store, learned, refused, _Reading(format, client), settings, observe)
             except InputError as error:
                 raise _with_way_out(error, version, from_snapshot) from error
             result = compare(store, fresh)
@@ -116,20 +128,29 @@ def _learn_again(
     store: Store,
     learned: Learned,
     refused: DeadLetters,
-    format: str | None,
+    reading: _Reading,
     settings: WorkerSettings,
     observe: Callable[[int, int], None] | None,
 ) -> None:
     """Learn what the journal of `store` has beyond `learned`, in its order and by its rules."""
     wanted, journal = Ledger.read(store), list(journal_of(store))
     start, end = learned.ledger.records, wanted.records
-    names = [source.name for source in wanted.sources]
     _check_start(version, learned, wanted, journal)
-    _check_sources(version, {names[part.partition] for part in _cut(journal, start, end)})
+    needed = {wanted.sources[part.partition].name for part in _cut(journal, start, end)}
+    _check_sources(version, needed, [source.name for source in wanted.sources])
     metrics = WorkerMetrics(CollectorRegistry()).of(version.name)
-    for rules, slices in _periods(journal, wanted.rules, learned.ledger.rules, start, end):
+    periods = list(_periods(journal, wanted.rules, learned.ledger.rules, start, end))
+    for number, (rules, slices) in enumerate(periods):
         units = {s.name: s.time_unit for s in learned.ledger.sources if s.time_unit}
-        log = JournalLog(names, slices, rules_of(rules), format=format, time_units=units)
+        log = JournalLog(
+            wanted.sources,
+            slices,
+            rules_of(rules),
+            format=reading.format,
+            client=reading.client,
+            time_units=units,
+            to_the_end=number == len(periods) - 1,
+        )
         worker = EmbeddingWorker(
             learned,
             log,
@@ -257,13 +278,25 @@ def _check_start(version: Version, learned: Learned, wanted: Ledger, journal: li
         raise VersionError(f'"{version.name}" does not know by which rules its records were read.')
 
 
-def _check_sources(version: Version, names: set[str]) -> None:
-    for name in sorted(names):
-        if not os.path.isabs(name):
+def _check_sources(version: Version, needed: Collection[str], names: Collection[str]) -> None:
+    """Raise unless those that are needed of all the sources can be read again."""
+    for name in sorted(needed):
+        if os.path.isabs(name):
+            continue
+        topic = topic_of(name)
+        place = parsed_name(topic, name)
+        if place is None:
             what = "standard input" if name == "-" else f'"{name}"'
             raise VersionError(
                 f'"{version.name}" learned from {what}, which cannot be read again as a file; '
                 "it cannot be rebuilt. Snapshots keep what it knows: `freshet versions snapshot`."
+            )
+        others = (parsed_name(topic, other) for other in names)
+        if any(other is not None and other[1] == place[1] and other[0] > place[0] for other in others):
+            # The worker began anew under another name because the newest of these were gone.
+            raise InputVanishedError(
+                f"{name}: the log lost records that were learned, and the worker went on without them. Only "
+                "what comes after a snapshot can be learned again then: --from-snapshot NUMBER."
             )
 
 

@@ -14,7 +14,8 @@ from cyclopts import App, Parameter
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit, pairs, progress, table
 from consumers.control import ask, worker_of
-from consumers.settings import duration
+from consumers.kafka_settings import client_settings
+from consumers.settings import Settings, duration
 from state.ledger import Ledger, unsealed
 from state.store import Store
 from state.versions import Registry, Version
@@ -180,14 +181,15 @@ def rebuild(
     """
     from consumers.rebuild import rebuild as learn_again
 
-    version = _registry().get(name)
+    version, settings = _registry().get(name), current_settings()
     with progress("Learning again (records)", None) as advance:
         result = learn_again(
             version,
             from_snapshot=from_snapshot,
             replace=replace,
             format=format,
-            settings=current_settings().worker,
+            client=_client(settings),
+            settings=settings.worker,
             observe=lambda done, _: advance(done),
         )
     data = {
@@ -392,6 +394,15 @@ def _shown(data: Mapping[str, Any]) -> dict[str, object]:
     shown["options"] = spec["options"]
     shown["settings"] = {k: v for k, v in spec.items() if k not in ("learner", "options")}
     return shown
+
+
+def _client(settings: Settings) -> dict[str, Any] | None:
+    """Settings of Kafka's client, where a Kafka is named."""
+    if not settings.kafka.bootstrap_servers:
+        return None
+    from kafka import KafkaConsumer  # versions of files do without
+
+    return client_settings(settings, KafkaConsumer)
 
 
 def _listed(head: str, found: list[Any], count: int, advice: str) -> str:
