@@ -54,8 +54,11 @@ def connected(client: Mapping[str, Any], group: str | None = None) -> KafkaConsu
     except (kafka_errors.KafkaConfigurationError, ValueError, OSError) as error:
         raise UsageError(f"[kafka] cannot be used: {error}. Correct the settings.") from error
     except kafka_errors.KafkaError as error:
+        # After a refused login or handshake Kafka closes the connection, often before its answer was read.
+        how = client.get("security_protocol", "PLAINTEXT")
+        secure = "" if how == "PLAINTEXT" else f" and lets this client in by {how} with what [kafka] gives"
         raise BrokerError(
             f"Kafka at {client['bootstrap_servers']} cannot be reached: {type(error).__name__}: {error}. "
-            "Check that it runs and that kafka.bootstrap_servers names it; `freshet broker` starts one for "
-            "development."
+            f"Check that it runs{secure} and that kafka.bootstrap_servers names it; `freshet broker` starts "
+            "one for development."
         ) from error
