@@ -44,7 +44,7 @@ class _Trial:
 
 
 def shares_of_best(names: list[str], seed: int, events: int, last: int) -> dict[str, dict[str, float]]:
-    """HR@10 of the best possible ranking, and each learner's as a share of it: of all events, and the last."""
+    """HR@10 of the best possible ranking, and learners' as shares of it: of all events, and the last."""
     simulator = Simulator(SimulatorOptions(seed=seed))
     trials = {name: _Trial(name, seed) for name in names}
     ranks = []

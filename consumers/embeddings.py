@@ -23,7 +23,8 @@ from streaming.learners.contract import Batch, Outcome
 logger = structlog.get_logger()
 
 LAG_S = 5.0  # between two reports of the lag, without a commit
-_LONGER = 1.2  # what a commit may cost, as a multiple of the one before
+_COSTS = 8  # commits over which their mean cost moves: a slow one alone must not set the pace
+_LONGER = 1.1  # what a commit may cost, as a multiple of that mean
 POLL_S = 0.1  # longest wait for records; a due commit and a stop wait no longer than this
 
 
@@ -45,10 +46,10 @@ class Pace:
     events: int = 0
 
     def interval_s(self, cost_s: float) -> float:
-        """Time to let pass after a commit that took `cost_s`; the next one may take a fifth longer.
+        """Time to let pass between commits that take `cost_s` each, and a tenth longer at times.
 
         >>> round(Pace().interval_s(0.1), 3)
-        1.08
+        0.99
         """
         wanted = _LONGER * cost_s * (1.0 - self.share) / self.share
         return min(self.longest_s, max(self.shortest_s, wanted))
@@ -143,6 +144,7 @@ class EmbeddingWorker:
         self._confirm = confirm or (lambda: None)
         self._arrived: list[float] = []  # of slices that are learned but not durable
         self._due = self._lag_due = 0.0
+        self._cost = 0.0  # moving mean of what a commit takes, seconds
 
     def run(self, stop: Flag) -> Totals:
         """The loop.
@@ -298,7 +300,9 @@ class EmbeddingWorker:
         rows = self.learned.commit()  # 2
         self.log.committed({s.name: s.next_offset for s in ledger.sources})  # 3
         cost, now = time.monotonic() - begun, time.time()
-        self._due = time.monotonic() + self._pace.interval_s(cost)
+        # A single slow sync is no reason for a long interval; on average the share stays.
+        self._cost += (cost - self._cost) / (_COSTS if self._cost else 1)
+        self._due = time.monotonic() + self._pace.interval_s(self._cost)
         self.totals.commits += 1
         self.totals.commit_seconds += cost
         self.totals.freshness_s = [now - moment for moment in self._arrived]

@@ -136,6 +136,33 @@ def find_all(
         slots[i] = find(ids, data, start[i], end[i], hash_bytes(data, start[i], end[i]))
 
 
+@kernel
+def order_keys(ids: IdArrays, slots: NDArray[np.int64], keys: NDArray[np.uint64]) -> None:
+    """keys[i]: eight bytes of the id of slots[i], behind what all these ids begin with.
+
+    Sorting by them puts ids into the order of their bytes, but for ties.
+    """
+    if slots.shape[0] == 0:
+        return
+    first, same = slots[0], np.int64(ids.length[slots[0]])
+    for slot in slots:
+        shared = 0
+        while (
+            shared < min(same, ids.length[slot])
+            and ids.data[ids.start[slot] + shared] == ids.data[ids.start[first] + shared]
+        ):
+            shared += 1
+        same = np.int64(shared)
+    for i in range(slots.shape[0]):
+        start, length = ids.start[slots[i]], ids.length[slots[i]]
+        key = np.uint64(0)
+        for k in range(same, same + 8):
+            key = key << np.uint64(8)
+            if k < length:
+                key |= np.uint64(ids.data[start + k])
+        keys[i] = key
+
+
 class IdTable:
     """Ids of the rows of a table; slots are given by the table."""
 

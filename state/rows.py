@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from state.ids import IdArrays
+from state.ids import IdArrays, order_keys
 from streaming.errors import CorruptRowError
 from streaming.kernels import crc32, kernel
 from streaming.learners.contract import OPTIMISERS, History, Layout, Neighbours, Rows
@@ -207,14 +207,17 @@ class RowCodec:
     def encode(
         self, arrays: RowArrays, ids: IdArrays, slots: NDArray[np.int64]
     ) -> Iterator[tuple[bytes, bytes]]:
-        """(key, value) of each slot, in the order given."""
+        """(key, value) of each slot, about in the order of the keys, in which RocksDB takes them fastest."""
+        order = np.zeros(len(slots), np.uint64)
+        order_keys(ids, slots, order)
+        slots = slots[np.argsort(order)]
         at = np.zeros((len(slots) + 1, 3), np.int64)
         out = np.zeros(_places(arrays, ids, self.width, slots, at), np.uint8)
         _encode(arrays, ids, self._head, _PREFIX[self.kind][0], self.width, slots, at, out)
-        view = out.data
-        keys, ends, values = at.T.tolist()
+        raw = out.tobytes()
+        begins, ends, values = at.T.tolist()
         for i in range(len(slots)):
-            yield bytes(view[keys[i] : ends[i]]), bytes(view[values[i] : keys[i + 1]])
+            yield raw[begins[i] : ends[i]], raw[values[i] : begins[i + 1]]
 
     def decode(
         self, arrays: RowArrays, slots: NDArray[np.int64], keys: Sequence[bytes], values: Sequence[bytes]

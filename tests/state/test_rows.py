@@ -129,8 +129,12 @@ def test_rows_come_back_bit_for_bit(kind: int, seed: int) -> None:
     before, after = randomly_filled(kind, size, seed), arrays_for(kind, size)
     codec = RowCodec(kind, USERS if kind == USER else ITEMS)
     slots = np.random.default_rng(seed).permutation(size)
-    pairs = list(codec.encode(before, named(size).arrays, slots))
-    codec.decode(after, slots, [k for k, _ in pairs], [v for _, v in pairs])
+    ids = named(size)
+    pairs = list(codec.encode(before, ids.arrays, slots))
+    assert [key for key, _ in pairs] == sorted(key for key, _ in pairs)
+    found = np.array([ids.slot_of(key[1:].decode()) for key, _ in pairs])
+    assert sorted(found) == sorted(slots)
+    codec.decode(after, found, [k for k, _ in pairs], [v for _, v in pairs])
     width = codec.width
     np.testing.assert_array_equal(before.bits[:, :width], after.bits[:, :width])
     for name in ("events", "seen", "touched"):
