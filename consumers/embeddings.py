@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Event as Flag
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from streaming.learners.contract import Batch, Outcome
 logger = structlog.get_logger()
 
 LAG_S = 5.0  # between two reports of the lag, without a commit
-_COSTS = 8  # commits over which their mean cost moves: a slow one alone must not set the pace
+_COSTS = 8  # newest commits whose mean cost sets the pace: a slow one alone must not
 _LONGER = 1.1  # what a commit may cost, as a multiple of that mean
 POLL_S = 0.1  # longest wait for records; a due commit and a stop wait no longer than this
 
@@ -108,6 +108,18 @@ def learn_events(
     return Took(resolving, learning)
 
 
+def _typical(costs: Sequence[float]) -> float:
+    """What the next commit may cost, by the newest ones.
+
+    One slow sync counts only by its part of the mean, so that it makes no long interval; costs that rise
+    with the interval, because more rows change in a longer one, are followed.
+
+    >>> _typical([1.0, 1.0, 1.0, 5.0]), _typical([1.0, 2.0, 4.0, 8.0])
+    (2.0, 4.0)
+    """
+    return max(sum(costs) / len(costs), min(list(costs)[-2:]))
+
+
 class EmbeddingWorker:
     """Learns a version from an event log until it is told to stop, or the log has ended.
 
@@ -144,7 +156,7 @@ class EmbeddingWorker:
         self._confirm = confirm or (lambda: None)
         self._arrived: list[float] = []  # of slices that are learned but not durable
         self._due = self._lag_due = 0.0
-        self._cost = 0.0  # moving mean of what a commit takes, seconds
+        self._costs: deque[float] = deque(maxlen=_COSTS)  # seconds of the newest commits
 
     def run(self, stop: Flag) -> Totals:
         """The loop.
@@ -300,9 +312,8 @@ class EmbeddingWorker:
         rows = self.learned.commit()  # 2
         self.log.committed({s.name: s.next_offset for s in ledger.sources})  # 3
         cost, now = time.monotonic() - begun, time.time()
-        # A single slow sync is no reason for a long interval; on average the share stays.
-        self._cost += (cost - self._cost) / (_COSTS if self._cost else 1)
-        self._due = time.monotonic() + self._pace.interval_s(self._cost)
+        self._costs.append(cost)
+        self._due = time.monotonic() + self._pace.interval_s(_typical(self._costs))
         self.totals.commits += 1
         self.totals.commit_seconds += cost
         self.totals.freshness_s = [now - moment for moment in self._arrived]
