@@ -28,6 +28,7 @@ except ModuleNotFoundError as error:
         "Give Freshet an environment of its own."
     )
 
+_STREAMS = ("--from", "--out", "--items-out")  # options that take "-" for standard input or output
 INTERRUPTED = 130
 BROKEN_PIPE = 141  # as a shell reports a program that SIGPIPE ended
 
@@ -105,7 +106,7 @@ def _run(arguments: Sequence[str]) -> Any:
     """Runs one command line and returns what its command returned."""
     # Ids after "--" may look like options, so nothing but the command sees them.
     cut = arguments.index("--") if "--" in arguments else len(arguments)
-    overrides, words = _take_settings(arguments[:cut])
+    overrides, words = _take_settings(_attach_dashes(arguments[:cut]))
     line = app.meta(words)
     if not isinstance(line, _Line):
         return None
@@ -127,6 +128,21 @@ def _prepare(command: str) -> None:
     if command != "doctor":
         worker = current_settings().worker
         configure_logs(worker.log_format, worker.log_level)
+
+
+def _attach_dashes(words: Sequence[str]) -> list[str]:
+    """`--from -` as `--from=-`, because the parser takes a lone "-" for an option.
+
+    >>> _attach_dashes(["work", "mine", "--from", "-", "--json"])
+    ['work', 'mine', '--from=-', '--json']
+    """
+    attached: list[str] = []
+    for word in words:
+        if word == "-" and attached and attached[-1] in _STREAMS:
+            attached[-1] += "=-"
+        else:
+            attached.append(word)
+    return attached
 
 
 def _take_settings(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
