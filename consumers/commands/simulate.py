@@ -54,7 +54,7 @@ def simulate(
     dimension: int = 16,
     shift_at: int | None = None,
     start: int = 0,
-    truth: bool = False,
+    truth: Annotated[bool, Parameter(negative=())] = False,
     to: Literal["file", "kafka"] = "file",
     topic: str | None = None,
     timestamps: Timestamps = "now",

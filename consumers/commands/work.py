@@ -45,7 +45,7 @@ def work(
     version: str,
     /,
     *,
-    from_: Annotated[list[str] | None, Parameter(name="--from", consume_multiple=True)] = None,
+    from_: Annotated[list[str] | None, Parameter(name="--from", consume_multiple=True, negative=())] = None,
     until_end: Annotated[bool, Parameter(negative=())] = False,
     follow: Annotated[bool, Parameter(negative=())] = False,
     format: str | None = None,
@@ -326,18 +326,25 @@ def _words(version: Version, learned: Learned, totals: Totals, aside: str) -> st
     rates = learned.prequential.summary()["overall"]
     speed = totals.events / totals.seconds if totals.seconds else 0.0
     lines = [
-        f"{version.name}: {totals.events:,} events in {totals.seconds:.1f} s ({speed:,.0f} a second), "
-        f"{totals.commits} commits",
+        f"{version.name}: {_counted(totals.events, 'event')} in {totals.seconds:.1f} s "
+        f"({speed:,.0f} a second), {_counted(totals.commits, 'commit')}",
         f"knows {learned.items.count:,} items; learned {learned.ledger.learned:,} events in all",
     ]
     if rates["events"]:
         rate, cost = learned.spec.evaluation_rate, learned.evaluation_cost_s()
         lines += [
             f"hit rate at 10, each event predicted before it was learned: {rates['hr@10']:.3f} "
-            f"({rates['events']:,} events drawn)",
-            f"evaluated: {rate:.3g} of the events, each among all items in {1e6 * cost:,.0f} µs, "
-            f"so {1e6 * rate * cost:.2f} µs an event (evaluation_rate)",
+            f"({_counted(rates['events'], 'event')} drawn)",
         ]
+        if cost:  # nothing was drawn in this run otherwise
+            lines.append(
+                f"evaluated: {rate:.3g} of the events, each among all items in {1e6 * cost:,.0f} µs, "
+                f"so {1e6 * rate * cost:.2f} µs an event (evaluation_rate)"
+            )
     if totals.dead_letters:
-        lines.append(f"{totals.dead_letters} bad records set aside: {aside}")
+        lines.append(f"{_counted(totals.dead_letters, 'bad record')} set aside: {aside}")
     return "\n".join(lines)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

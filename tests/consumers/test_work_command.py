@@ -374,3 +374,24 @@ def test_running_worker_keeps_its_store_until_sigterm_lets_it_leave(
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
     assert work(capsys, "mine", "--from", "events.jsonl")["events"] == 0
+
+
+def test_reads_standard_input(
+    bare: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make()
+    Path("events.jsonl").write_bytes(lines(50))
+    with Path("events.jsonl").open() as stream:
+        monkeypatch.setattr("sys.stdin", stream)
+        report = work(capsys, "mine", "--from", "-", "--until-end")
+    assert (report["learned"], report["offsets"]) == (50, {"-": 50})
+
+
+def test_says_how_much_was_done_in_plain_words(bare: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make()
+    Path("one.jsonl").write_bytes(lines(1) + b"no event\n")
+    assert command("work", "mine", "--from", "one.jsonl") == 0
+    said = capsys.readouterr().out
+    assert "mine: 1 event in" in said
+    assert ", 1 commit\n" in said
+    assert "1 bad record set aside" in said
