@@ -61,11 +61,10 @@ def options_of(learner: Learner, given: dict[str, Any]) -> Any:
 def _convert(learner: str, key: str, value: Any, wanted: type) -> Any:
     """A value, perhaps text, as bool, int or float."""
     text = str(value).strip().lower()
+    kind = {bool: "true or false", int: "a whole number"}.get(wanted, "a number")
     try:
         if wanted is bool:
             return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text]
         return wanted(float(text)) if wanted is int and float(text).is_integer() else wanted(text)
     except (KeyError, ValueError, OverflowError) as error:
-        raise SettingError(
-            f'{learner}: option "{key}" must be a {wanted.__name__}, got {value!r}.'
-        ) from error
+        raise SettingError(f'{learner}: option "{key}" must be {kind}, got "{value}".') from error

@@ -230,8 +230,9 @@ def explain(model: Model, event: Event, out: NDArray[np.float32]) -> None:
 
 def check(options: Options) -> None:
     """Refuse what cannot be."""
-    if options.dimension < 1 or options.negatives < 1 or options.start < 1:
-        raise ValueError("dimension, negatives and start must be at least 1")
+    for name in ("dimension", "negatives", "start"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(options, name)}")
     if not 1 <= options.context <= options.history:
         raise ValueError(f"context must lie between 1 and history ({options.history}), got {options.context}")
     if options.recent < 0:

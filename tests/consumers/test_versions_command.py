@@ -74,7 +74,7 @@ def test_default_learner_is_softmax(freshet: Freshet) -> None:
     [
         (["--set", "half_live=3"], 'Did you mean "half_life"'),
         (["--set", "half_life"], "must be followed by key=value"),
-        (["--set", "half_life=much"], "must be a float"),
+        (["--set", "half_life=much"], 'must be a number, got "much"'),
         (["--set", "users_live_s=30q"], "users_live_s must be a number"),
         (["--set", "seed=-1"], "seed"),
         (["--learner", "popularty"], 'Did you mean "popularity"'),
