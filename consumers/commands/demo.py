@@ -43,7 +43,8 @@ def demo(
     _check_numbers(events, rate)
     started = time.monotonic()
     stderr.print(
-        "Starting: loading compiled kernels. The first time they are made, which takes about a minute."
+        "Starting: loading compiled kernels. The first time they are made, which takes about a minute.",
+        soft_wrap=True,
     )
     # Imported after the first words, because compiled code takes a moment to load.
     from prometheus_client import REGISTRY
@@ -58,7 +59,8 @@ def demo(
     port, where = settings.worker.metrics_port, "off"
     if port is not None:
         where = f"http://127.0.0.1:{serve_metrics(REGISTRY, port)}/metrics"
-    last = 0.0
+    # The first picture of a pipe comes after a while: at once there is nothing to see.
+    last = 0.0 if stderr.is_terminal else time.monotonic()
     with Live(console=stderr, auto_refresh=False) as live:
 
         def look(final: bool = False) -> None:
@@ -70,7 +72,7 @@ def demo(
                 if stderr.is_terminal:
                     live.update(screen(picture, now - started, where, str(settings.home)), refresh=True)
                 else:
-                    stderr.print(line(picture))
+                    stderr.print(line(picture), soft_wrap=True)
 
         try:
             shown.run(stop_on_signals(), look)
@@ -80,7 +82,8 @@ def demo(
             shown.close()
     if json:
         emit(summary(picture, time.monotonic() - started), True)
-    stderr.print(f"Kept in {settings.home}. Ask it: freshet query recommend {picture.user} --version demo")
+    ask = f"freshet query recommend {picture.user} --version demo"
+    stderr.print(f"Kept in {settings.home}. Ask it: {ask}", soft_wrap=True)
     return 0
 
 
