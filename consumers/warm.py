@@ -13,6 +13,7 @@ from threading import Event as Flag
 from prometheus_client import CollectorRegistry
 
 from consumers.demo import Demo
+from consumers.logs import configure_logs
 from consumers.metrics import WorkerMetrics
 from consumers.settings import Settings
 from streaming.decoding import JsonDecoder
@@ -43,6 +44,7 @@ def warm() -> None:
 
 if __name__ == "__main__":
     started = time.monotonic()
+    configure_logs("auto", "warning")  # that kernels compile is what this command is for
     print("compiling kernels for this machine, once …", flush=True)
     warm()
     print(f"kernels are ready ({time.monotonic() - started:.0f} s)")
