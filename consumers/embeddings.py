@@ -228,8 +228,8 @@ class EmbeddingWorker:
             bad = found.bad[0]
             self._learn_before(found, bad.offset)
             raise BadRecordError(
-                f"{found.source}@{bad.offset}: {bad.reason}. All before it is learned and committed. Fix the "
-                'producer, or set events.on_bad_record = "dead_letter".'
+                f"{found.source}@{bad.offset}: {bad.reason.rstrip('.')}. All before it is "
+                'learned and committed. Fix the producer, or set events.on_bad_record = "dead_letter".'
             )
         for bad in found.bad:
             self._dead_letters.append(found.source, bad)

@@ -315,7 +315,7 @@ def format_of(source: str) -> str:
         known = ", ".join(f".{suffix}" for suffix in FORMATS)
         raise InputFormatError(
             f"the name of {source} promises no known format; expected {known} "
-            "(the text formats also with .gz or .zst behind). Rename it, or state the format."
+            "(the text formats also with .gz or .zst behind). Rename it, or name the format with --format."
         )
     return kind
 
