@@ -226,6 +226,7 @@ class Registry:
 
         Raises:
             VersionError: the name is taken, or cannot be one.
+            StoreError: the home cannot be written.
         """
         if not _NAME.fullmatch(name):
             raise VersionError(
@@ -239,11 +240,18 @@ class Registry:
             )
         half = self._versions / f".{name}.{os.getpid()}"
         shutil.rmtree(half, ignore_errors=True)
-        half.mkdir(parents=True)
-        write_spec(half / "spec.toml", spec)
-        (half / "current").write_text("store-000001\n")
-        (half / "identity").write_text(uuid.uuid4().hex + "\n")
-        half.rename(path)
+        try:
+            half.mkdir(parents=True)
+            write_spec(half / "spec.toml", spec)
+            (half / "current").write_text("store-000001\n")
+            (half / "identity").write_text(uuid.uuid4().hex + "\n")
+            half.rename(path)
+        except OSError as error:
+            shutil.rmtree(half, ignore_errors=True)
+            raise StoreError(
+                f'{self._versions}: the version "{name}" cannot be written there ({error.strerror}). '
+                "Mend this, or name another home with --home."
+            ) from error
         return self.get(name)
 
     def delete(self, name: str) -> None:

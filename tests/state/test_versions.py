@@ -17,6 +17,7 @@ from state.store import Store
 from state.versions import Registry, Version
 from streaming.errors import StoreError, StoreLockedError, VersionError
 from streaming.events import EventBatch
+from tests.state.mounts import disk, remount
 from tests.state.streams import lively, teach
 
 STREAM = lively(900, seed=3)
@@ -63,6 +64,23 @@ def test_name_that_cannot_be_is_refused(registry: Registry, name: str) -> None:
     with pytest.raises(VersionError, match="cannot name a version"):
         registry.create(name, new_spec("popularity", {}))
     assert registry.names() == []
+
+
+def test_home_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=r"file/versions: .* \(Not a directory\)\. Mend this"):
+        Registry(tmp_path / "file").create("mine", new_spec("popularity", {}))
+
+
+def test_disk_that_cannot_be_written_leaves_no_half_of_a_version(tmp_path: Path) -> None:
+    with disk(tmp_path / "disk", "1m"):
+        registry = Registry(tmp_path / "disk")
+        registry.create("mine", new_spec("popularity", {}))
+        remount(tmp_path / "disk", "ro")
+        with pytest.raises(StoreError, match="Read-only file system"):
+            registry.create("yours", new_spec("popularity", {}))
+        remount(tmp_path / "disk", "rw")
+        assert [p.name for p in (tmp_path / "disk/versions").iterdir()] == ["mine"]
 
 
 def test_taken_and_unknown_names_are_refused(registry: Registry, version: Version) -> None:
