@@ -99,7 +99,10 @@ def read_spec(path: Path) -> Spec:
     try:
         return msgspec.convert(tomllib.loads(path.read_text()), Spec)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise SettingError(f"{path}: this is not the spec of a version: {error}.") from error
+        raise SettingError(
+            f"{path}: this is not the spec of a version: {error}. "
+            "Put the file back as it was, or move its directory away."
+        ) from error
 
 
 def write_spec(path: Path, spec: Spec) -> None:
