@@ -21,14 +21,25 @@ settings.register_profile("freshet", deadline=None, print_blob=True)
 settings.load_profile("freshet")
 
 
-# Real brokers, kills by the dozen, and scripts that measure: `make test-fast` leaves them out.
-_SLOW = ("tests/kafka/", "tests/crash/", "tests/benchmarks/")
+# Real brokers, processes, kills by the dozen, scripts that measure, and the learner that takes longest to
+# compile: `make test-fast` leaves them out.
+_SLOW = (
+    "tests/kafka/",
+    "tests/crash/",
+    "tests/benchmarks/",
+    "tests/consumers/test_query_command.py",
+    "tests/consumers/test_rebuild.py",
+    "tests/consumers/test_record_batches.py",
+    "tests/consumers/test_versions_command.py",
+    "tests/consumers/test_work_command.py",
+    "tests/streaming/learners/test_blend.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what takes long by the folder it lies in."""
+    """Mark what takes long by where it lies and what it is about."""
     for item in items:
-        if item.nodeid.startswith(_SLOW):
+        if item.nodeid.startswith(_SLOW) or "[blend]" in item.nodeid or "-blend]" in item.nodeid:
             item.add_marker(pytest.mark.slow)
 
 
