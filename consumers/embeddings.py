@@ -24,7 +24,7 @@ logger = structlog.get_logger()
 
 LAG_S = 5.0  # between two reports of the lag, without a commit
 _COSTS = 8  # newest commits whose mean cost sets the pace: a slow one alone must not
-_LONGER = 1.1  # what a commit may cost, as a multiple of that mean
+_LONGER = 1.3  # what a commit may cost, as a multiple of that mean
 POLL_S = 0.1  # longest wait for records; a due commit and a stop wait no longer than this
 
 
@@ -46,10 +46,10 @@ class Pace:
     events: int = 0
 
     def interval_s(self, cost_s: float) -> float:
-        """Time to let pass between commits that take `cost_s` each, and a tenth longer at times.
+        """Time to let pass between commits that take `cost_s` each, and three tenths longer where they grow.
 
         >>> round(Pace().interval_s(0.1), 3)
-        0.99
+        1.17
         """
         wanted = _LONGER * cost_s * (1.0 - self.share) / self.share
         return min(self.longest_s, max(self.shortest_s, wanted))
