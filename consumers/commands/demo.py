@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Annotated
 
@@ -42,10 +43,7 @@ def demo(
     """
     _check_numbers(events, rate)
     started = time.monotonic()
-    stderr.print(
-        "Starting: loading compiled kernels. The first time they are made, which takes about a minute.",
-        soft_wrap=True,
-    )
+    stderr.print("Starting …")
     # Imported after the first words, because compiled code takes a moment to load.
     from prometheus_client import REGISTRY
 
@@ -53,8 +51,11 @@ def demo(
     from consumers.demo import Demo, summary
     from consumers.metrics import WorkerMetrics, serve_metrics
     from consumers.screen import line, screen
+    from streaming.kernels import cache_home
 
     settings = current_settings()
+    if not cache_home().is_dir():
+        stderr.print("Compiling kernels for this machine, once; about a minute.")
     shown = Demo(settings, WorkerMetrics(REGISTRY), seed=seed, rate=rate or None, more=events)
     port, where = settings.worker.metrics_port, "off"
     if port is not None:
@@ -82,7 +83,7 @@ def demo(
             shown.close()
     if json:
         emit(summary(picture, time.monotonic() - started), True)
-    ask = f"freshet query recommend {picture.user} --version demo"
+    ask = f"{sys.argv[0]} query recommend {picture.user} --version demo --home {settings.home}"
     stderr.print(f"Kept in {settings.home}. Ask it: {ask}", soft_wrap=True)
     return 0
 
