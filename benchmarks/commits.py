@@ -201,7 +201,9 @@ def measure(quick: bool) -> Report:
             report.figures["live"].append(found)
             _judge(report, found)
             if learner == "softmax":
-                backlog = at_full_speed(learner, items, 2000 if quick else 1_000_000)
+                backlog = at_full_speed(
+                    learner, items, 2000 if quick else 2_500_000 if items <= 20_000 else 1_000_000
+                )
                 report.figures["full_speed"].append(backlog)
                 note = f"{backlog['events_per_second']:,.0f} events/s"
                 what = f"{learner}, {items:,} items, backlog: share of time in commits"
