@@ -8,12 +8,13 @@ import platform
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-_PACKAGES = ("freshet", "numpy", "numba", "rocksdict", "pyarrow", "river", "implicit")
+_PACKAGES = ("freshet", "numpy", "numba", "rocksdict", "pyarrow", "kafka-python", "river", "implicit")
+_PEERS = ("confluent-kafka", "quixstreams")  # measured where they are installed
 
 
 def record(name: str, figures: Mapping[str, Any], results: Path = RESULTS) -> Path:
@@ -33,7 +34,7 @@ def record(name: str, figures: Mapping[str, Any], results: Path = RESULTS) -> Pa
         "benchmark": name,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in _PACKAGES}},
+        "versions": {"python": platform.python_version(), **_versions()},
         "command": " ".join([Path(sys.executable).name, *sys.orig_argv[1:]]),
         "figures": dict(figures),
     }
@@ -43,6 +44,12 @@ def record(name: str, figures: Mapping[str, Any], results: Path = RESULTS) -> Pa
     half.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     half.replace(path)
     return path
+
+
+def _versions() -> dict[str, str]:
+    """Versions of the packages that figures depend on."""
+    installed = {package.metadata["Name"] for package in distributions()}
+    return {name: version(name) for name in (*_PACKAGES, *(p for p in _PEERS if p in installed))}
 
 
 def machine() -> dict[str, Any]:
