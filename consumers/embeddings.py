@@ -327,7 +327,7 @@ class EmbeddingWorker:
 
     def _report(self, cost: float, now: float, rows: int) -> None:
         learned, metrics = self.learned, self._metrics
-        metrics.observe_commit(seconds=cost, stage_seconds=0.0, arrived=self._arrived, now=now)
+        metrics.observe_commit(seconds=cost, arrived=self._arrived, now=now)
         self._report_lag()
         summary = learned.prequential.summary()
         recent = learned.prequential.window()

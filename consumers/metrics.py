@@ -15,7 +15,7 @@ from consumers.logs import WARNINGS
 from consumers.settings import EventFields, release
 from streaming.errors import SettingError
 
-STEPS = ("poll", "resolve", "learn", "stage", "commit")
+STEPS = ("poll", "resolve", "learn", "commit")
 _STEP_BUCKETS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)
 _COMMIT_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30)
 # Fine around 1 s, which is what freshness is held to.
@@ -148,20 +148,16 @@ class VersionMetrics:
         self._clipped.inc(clipped)
         self._skipped.inc(skipped)
 
-    def observe_commit(
-        self, *, seconds: float, stage_seconds: float, arrived: Iterable[float], now: float
-    ) -> None:
+    def observe_commit(self, *, seconds: float, arrived: Iterable[float], now: float) -> None:
         """One commit is durable.
 
         Args:
-            seconds: how long it took, staging left out.
-            stage_seconds: how long it took to copy what it holds.
+            seconds: how long it took, the copying of what it holds included.
             arrived: for each slice in it, the wall-clock seconds at which its newest record had arrived.
             now: wall-clock seconds at which the commit was durable.
         """
         self._commits.inc()
         self._commit_seconds.observe(seconds)
-        self._steps["stage"].observe(stage_seconds)
         self._steps["commit"].observe(seconds)
         for moment in arrived:
             # The wall clock may be set back between the two readings.

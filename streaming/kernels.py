@@ -142,29 +142,25 @@ def hash_bytes(data: np.ndarray, start: int, end: int) -> np.uint64:
     return mix(h)
 
 
-def _crc_tables() -> np.ndarray:
-    """Tables of CRC-32 (IEEE 802.3, as zlib's) for eight bytes at a time."""
+def crc_tables(polynomial: int) -> np.ndarray:
+    """Tables of a reflected CRC-32 for eight bytes at a time."""
     tables = np.zeros((8, 256), np.uint32)
     for byte in range(256):
         crc = byte
         for _ in range(8):
-            crc = (crc >> 1) ^ (0xEDB88320 if crc & 1 else 0)
+            crc = (crc >> 1) ^ (polynomial if crc & 1 else 0)
         tables[0, byte] = crc
     for k in range(1, 8):
         tables[k] = (tables[k - 1] >> np.uint32(8)) ^ tables[0][tables[k - 1] & np.uint32(0xFF)]
     return tables
 
 
-CRC_TABLES = _crc_tables()
+CRC_TABLES = crc_tables(0xEDB88320)  # IEEE 802.3, as zlib's
 
 
-@kernel
-def crc32(data: np.ndarray, start: int, end: int) -> np.uint32:
-    """CRC-32 of `data[start:end]`, equal to `zlib.crc32` ("slicing by 8", Kounavis and Berry 2005).
-
-    >>> crc32(np.frombuffer(b"123456789", np.uint8), 0, 9) == 0xCBF43926
-    True
-    """
+@inner
+def crc_by_eight(data: np.ndarray, start: int, end: int, tables: np.ndarray) -> np.uint32:
+    """CRC of `data[start:end]` by tables ("slicing by 8", Kounavis and Berry 2005)."""
     crc = np.uint32(0xFFFFFFFF)
     k = start
     while k + 8 <= end:
@@ -175,17 +171,27 @@ def crc32(data: np.ndarray, start: int, end: int) -> np.uint32:
             | (np.uint32(data[k + 3]) << np.uint32(24))
         )
         crc = (
-            CRC_TABLES[7, a & np.uint32(0xFF)]
-            ^ CRC_TABLES[6, (a >> np.uint32(8)) & np.uint32(0xFF)]
-            ^ CRC_TABLES[5, (a >> np.uint32(16)) & np.uint32(0xFF)]
-            ^ CRC_TABLES[4, a >> np.uint32(24)]
-            ^ CRC_TABLES[3, data[k + 4]]
-            ^ CRC_TABLES[2, data[k + 5]]
-            ^ CRC_TABLES[1, data[k + 6]]
-            ^ CRC_TABLES[0, data[k + 7]]
+            tables[7, a & np.uint32(0xFF)]
+            ^ tables[6, (a >> np.uint32(8)) & np.uint32(0xFF)]
+            ^ tables[5, (a >> np.uint32(16)) & np.uint32(0xFF)]
+            ^ tables[4, a >> np.uint32(24)]
+            ^ tables[3, data[k + 4]]
+            ^ tables[2, data[k + 5]]
+            ^ tables[1, data[k + 6]]
+            ^ tables[0, data[k + 7]]
         )
         k += 8
     while k < end:
-        crc = CRC_TABLES[0, (crc ^ np.uint32(data[k])) & np.uint32(0xFF)] ^ (crc >> np.uint32(8))
+        crc = tables[0, (crc ^ np.uint32(data[k])) & np.uint32(0xFF)] ^ (crc >> np.uint32(8))
         k += 1
     return crc ^ np.uint32(0xFFFFFFFF)
+
+
+@kernel
+def crc32(data: np.ndarray, start: int, end: int) -> np.uint32:
+    """CRC-32 of `data[start:end]`, equal to `zlib.crc32`.
+
+    >>> crc32(np.frombuffer(b"123456789", np.uint8), 0, 9) == 0xCBF43926
+    True
+    """
+    return crc_by_eight(data, start, end, CRC_TABLES)

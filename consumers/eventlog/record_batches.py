@@ -23,7 +23,7 @@ from kafka.record.util import decode_varint
 from numpy.typing import NDArray
 
 from streaming.events import BadRecord
-from streaming.kernels import inner, kernel
+from streaming.kernels import crc_by_eight, crc_tables, inner, kernel
 
 logger = structlog.get_logger()
 
@@ -356,54 +356,18 @@ def scan_records(
     return position
 
 
-def _crc_tables() -> np.ndarray:
-    """Tables of CRC-32C (Castagnoli) for eight bytes at a time."""
-    tables = np.zeros((8, 256), np.uint32)
-    for byte in range(256):
-        crc = byte
-        for _ in range(8):
-            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
-        tables[0, byte] = crc
-    for k in range(1, 8):
-        tables[k] = (tables[k - 1] >> np.uint32(8)) ^ tables[0][tables[k - 1] & np.uint32(0xFF)]
-    return tables
-
-
-_TABLES = _crc_tables()
+_CASTAGNOLI = crc_tables(0x82F63B78)
 
 
 @kernel
 def crc32c(data: np.ndarray, start: int, end: int) -> np.uint32:
-    """CRC-32C of `data[start:end]` (RFC 3720, appendix B.4), by eight bytes as `streaming.kernels.crc32`.
+    """CRC-32C of `data[start:end]` (RFC 3720, appendix B.4).
 
     >>> data = np.frombuffer(b"123456789", np.uint8)
     >>> crc32c(data, 0, 9) == 0xE3069283
     True
     """
-    crc = np.uint32(0xFFFFFFFF)
-    k = start
-    while k + 8 <= end:
-        a = crc ^ (
-            np.uint32(data[k])
-            | (np.uint32(data[k + 1]) << np.uint32(8))
-            | (np.uint32(data[k + 2]) << np.uint32(16))
-            | (np.uint32(data[k + 3]) << np.uint32(24))
-        )
-        crc = (
-            _TABLES[7, a & np.uint32(0xFF)]
-            ^ _TABLES[6, (a >> np.uint32(8)) & np.uint32(0xFF)]
-            ^ _TABLES[5, (a >> np.uint32(16)) & np.uint32(0xFF)]
-            ^ _TABLES[4, a >> np.uint32(24)]
-            ^ _TABLES[3, data[k + 4]]
-            ^ _TABLES[2, data[k + 5]]
-            ^ _TABLES[1, data[k + 6]]
-            ^ _TABLES[0, data[k + 7]]
-        )
-        k += 8
-    while k < end:
-        crc = _TABLES[0, (crc ^ np.uint32(data[k])) & np.uint32(0xFF)] ^ (crc >> np.uint32(8))
-        k += 1
-    return crc ^ np.uint32(0xFFFFFFFF)
+    return crc_by_eight(data, start, end, _CASTAGNOLI)
 
 
 @kernel

@@ -21,7 +21,8 @@ from streaming.learners.contract import (
     past_item,
 )
 from streaming.learners.neighbours import unit
-from streaming.learners.reductions import dot, dot_of, dot_rows
+from streaming.learners.optimisers import to_length_one
+from streaming.learners.reductions import dot, dot_of
 
 
 class Options(NamedTuple):
@@ -92,15 +93,6 @@ def ascend(
         rows[slot, k] = keep * rows[slot, k] + step * gradient[k]
     rows[slot, accumulator] = grown
     return bool(clipped)
-
-
-@inner
-def to_length_one(rows: NDArray[np.float32], slot: int, d: int) -> None:
-    """Bring a row's vector back to length 1."""
-    total = dot_rows(rows, slot, rows, slot, d)
-    factor = np.float32(1.0) / np.sqrt(max(total, np.float32(1e-30)))
-    for k in range(d):
-        rows[slot, k] *= factor
 
 
 @inner

@@ -49,12 +49,9 @@ def test_key_mismatches_are_counted_once_whenever_they_are_told() -> None:
 
 def test_commit_observes_time_and_freshness_of_each_slice() -> None:
     registry = CollectorRegistry()
-    WorkerMetrics(registry).of("a").observe_commit(
-        seconds=0.04, stage_seconds=0.01, arrived=[99.5, 99.0, 100.5], now=100.0
-    )
+    WorkerMetrics(registry).of("a").observe_commit(seconds=0.04, arrived=[99.5, 99.0, 100.5], now=100.0)
     assert value(registry, "freshet_commits_total") == 1
     assert value(registry, "freshet_commit_seconds_sum") == pytest.approx(0.04)
-    assert value(registry, "freshet_step_seconds_sum", step="stage") == pytest.approx(0.01)
     assert value(registry, "freshet_freshness_seconds_count", kind="durable") == 3
     assert value(registry, "freshet_freshness_seconds_sum", kind="durable") == pytest.approx(1.5)
     assert value(registry, "freshet_freshness_seconds_bucket", kind="durable", le="0.5") == 2
