@@ -327,8 +327,10 @@ class KafkaLog:
         if isinstance(failure, _MadeAnewError):
             raise self._made_anew()
         elif isinstance(failure, kafka_errors.OffsetOutOfRangeError):
+            self.confirm()  # a topic made anew has other offsets, too
             self._out_of_range(failure)
         elif isinstance(failure, kafka_errors.LogTruncationError):
+            self.confirm()
             self._truncated(failure)
         elif isinstance(failure, kafka_errors.CorruptRecordError):
             raise InputError(
