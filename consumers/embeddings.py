@@ -227,8 +227,9 @@ class EmbeddingWorker:
         if self._dead_letters is None:
             bad = found.bad[0]
             self._learn_before(found, bad.offset)
+            line = f", line {bad.line:,}" if bad.line is not None else ""
             raise BadRecordError(
-                f"{found.source}@{bad.offset}: {bad.reason.rstrip('.')}. All before it is "
+                f"{found.source}@{bad.offset}{line}: {bad.reason.rstrip('.')}. All before it is "
                 'learned and committed. Fix the producer, or set events.on_bad_record = "dead_letter".'
             )
         for bad in found.bad:

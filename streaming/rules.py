@@ -32,7 +32,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class EventRules:
-    """How the records of a log become events.
+    """How the records of a log become events; by default as the settings' own defaults say.
 
     Attributes:
         fields: name in the record of `user`, `item`, `ts`, `type`, `value`, where it is another one.
@@ -51,10 +51,10 @@ class EventRules:
     'visitorid'
     """
 
-    fields: Mapping[str, str] = field(default_factory=dict)
-    weights: Mapping[str, float] = field(default_factory=dict)
+    fields: Mapping[str, str] = field(default_factory=lambda: {name: name for name in FIELDS})
+    weights: Mapping[str, float] = field(default_factory=lambda: {"*": 1.0})
     time_unit: str = "auto"
-    max_record_bytes: int = 1_000_000
+    max_record_bytes: int = 1_048_576
     max_id_bytes: int = 256
     latest_ts: int = YEAR_2100
     where: tuple[tuple[str, str | int | float], ...] = ()

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from consumers.commands.config import example_file
+from consumers.commands.work import event_rules
 from consumers.settings import (
     KEYS,
     Settings,
@@ -17,6 +18,7 @@ from consumers.settings import (
     load_settings,
 )
 from streaming.errors import SettingError
+from streaming.rules import EventRules
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "freshet.toml"
 
@@ -36,6 +38,7 @@ def test_defaults_hold_where_nothing_is_set(bare: Path) -> None:
     assert settings == Settings()
     assert settings.worker.commit_interval_min == 0.25
     assert {row.source for row in describe(settings)} == {"default"}
+    assert event_rules(settings) == EventRules()
 
 
 def test_later_layers_win_key_by_key(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -270,7 +270,7 @@ def test_bad_record_stops_the_worker_where_that_is_set(
     for _ in range(2):
         assert command(*stop, "work", "mine", "--from", "events.jsonl") == 1
         message = " ".join(capsys.readouterr().err.split())
-        assert "events.jsonl@20" in message and "dead_letter" in message
+        assert "events.jsonl@20, line 21: " in message and "dead_letter" in message
         assert json.loads(plain(version)[b"o000000"][:-4])["next_offset"] == 20
     path.write_bytes(lines(25))
     assert work(capsys, "mine", "--from", "events.jsonl")["events"] == 5
