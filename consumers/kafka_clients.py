@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ _CLIENT_LOG = logging.getLogger("kafka")
 _SOURCE = re.compile(r"([A-Za-z0-9._-]+)(?:#(\d+))?\[(\d+)\]")
 _UNKNOWN_TOPIC = 3
 _FORBIDDEN_TOPIC = 29
+_HEARD_S = 10.0  # until all nodes have heard of a new topic
 
 
 class Topic(NamedTuple):
@@ -161,10 +163,15 @@ def made_topic(admin: KafkaAdminClient, name: str, configs: Mapping[str, str] | 
         admin.create_topics({name: {"configs": dict(configs or {})}}, wait_for_metadata=True)
     except TopicAlreadyExistsError:
         admin.wait_for_topics([name])
-    topic = topic_of(admin, name)
-    if topic is None:
-        raise BrokerError(f'Topic "{name}" was made and is not there. Try again.')
-    return topic
+    until = time.monotonic() + _HEARD_S
+    while True:
+        topic = topic_of(admin, name)
+        if topic is not None and topic.partitions:
+            return topic
+        # Each node hears of it in its own time, and the one that is asked now may be another one.
+        if time.monotonic() > until:
+            raise BrokerError(f'Topic "{name}" was made and is not there. Try again.')
+        time.sleep(0.1)
 
 
 def topic_configs(admin: KafkaAdminClient, name: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ A fetch that waits for records holds up what is asked behind it, so questions ha
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
@@ -19,6 +20,7 @@ logger = structlog.get_logger()
 
 Bounds = tuple[dict[int, int], dict[int, int]]
 _ANSWER_MS = 20_000
+_HEARD_S = 2.0  # until all nodes of a Kafka have heard of a new topic
 
 
 class Topic:
@@ -49,8 +51,11 @@ class Topic:
         Raises:
             InputError: there is no such topic.
         """
-        self.ask(partial(self.refresh, _ANSWER_MS))
-        numbers = sorted(self._client._cluster.partitions_for_topic(self.name) or ())
+        numbers, until = self._asked_partitions(), time.monotonic() + _HEARD_S
+        while not numbers and len(self._client._cluster.brokers()) > 1 and time.monotonic() < until:
+            # A topic that was made just now may not be known yet to the node that was asked.
+            time.sleep(0.1)
+            numbers = self._asked_partitions()
         if not numbers:
             topics = self.ask(self._client.topics)
             raise InputError(
@@ -58,6 +63,10 @@ class Topic:
                 f"it.{nearest(self.name, topics)} Create it, or name another: events.topic."
             )
         return numbers
+
+    def _asked_partitions(self) -> list[int]:
+        self.ask(partial(self.refresh, _ANSWER_MS))
+        return sorted(self._client._cluster.partitions_for_topic(self.name) or ())
 
     def refresh(self, timeout_ms: int) -> None:
         """Ask Kafka for the topic's id, partitions and leaders as they are from now on."""

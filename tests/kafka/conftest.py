@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
@@ -22,6 +23,21 @@ PROPERTIES = {
     "log.cleaner.backoff.ms": "500",
     "log.segment.delete.delay.ms": "500",
 }
+
+
+WAIT_S = 60.0
+
+
+def leader_of(admin: KafkaAdminClient, topic: str) -> int:
+    """The node that leads a topic's one partition, once the node that is asked has heard of it."""
+    until = time.monotonic() + WAIT_S
+    while True:
+        partitions = admin.describe_topics([topic])[0]["partitions"]
+        if len(partitions) == 1 and partitions[0]["leader_id"] > 0:
+            number: int = partitions[0]["leader_id"]
+            return number
+        assert time.monotonic() < until, partitions
+        time.sleep(0.05)
 
 
 class Reachable(Protocol):

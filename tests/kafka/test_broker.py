@@ -15,6 +15,7 @@ from kafka.admin import ScramMechanism, UserScramCredentialUpsertion
 
 from consumers.broker import Broker
 from streaming.errors import BrokerError, UsageError
+from tests.kafka.conftest import leader_of
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 60.0
@@ -146,9 +147,8 @@ def test_three_nodes_go_on_without_the_leader() -> None:
     with Broker(nodes=3) as broker:
         make_topic(broker.bootstrap, "events")
         admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap)
-        (partition,) = admin.describe_topics(["events"])[0]["partitions"]
+        leader = broker.nodes[leader_of(admin, "events") - 1]
         admin.close()
-        leader = broker.nodes[partition["leader_id"] - 1]
         write(broker.bootstrap, "events", b"a", acks="all")
         leader.kill()
         write(broker.bootstrap, "events", b"b", acks="all")

@@ -12,6 +12,7 @@ from kafka import KafkaAdminClient, KafkaProducer
 from consumers.broker import Broker
 from state.audit import verify
 from tests.consumers.worked import lines
+from tests.kafka.conftest import leader_of
 from tests.kafka.test_work_kafka import (
     ended,
     flags,
@@ -34,12 +35,6 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def leader(admin: KafkaAdminClient) -> int:
-    (partition,) = admin.describe_topics([TOPIC])[0]["partitions"]
-    number: int = partition["leader_id"]
-    return number
-
-
 @pytest.mark.slow
 def test_worker_goes_on_when_the_leader_is_killed_and_another_leads(
     capsys: pytest.CaptureFixture[str],
@@ -51,7 +46,7 @@ def test_worker_goes_on_when_the_leader_is_killed_and_another_leads(
     with Broker(nodes=3) as broker:
         admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap)
         admin.create_topics({TOPIC: {"num_partitions": 1}}, wait_for_metadata=True)
-        first = leader(admin)
+        first = leader_of(admin, TOPIC)
         producer: Any = KafkaProducer(
             bootstrap_servers=broker.bootstrap, acks="all", enable_idempotence=True, max_block_ms=60_000
         )
@@ -69,7 +64,7 @@ def test_worker_goes_on_when_the_leader_is_killed_and_another_leads(
             for start in range(300, RECORDS, 100):
                 send(start, start + 100)
             wait_for(lambda: ledger(mine).records == RECORDS, process)
-            assert leader(admin) != first
+            assert leader_of(admin, TOPIC) != first
             assert ended(process)["offsets"] == {f"{TOPIC}[0]": RECORDS}
         admin.close()
     work(capsys, flags("localhost:1", TOPIC), whole.name, "--from", str(file))
