@@ -215,11 +215,19 @@ class Registry:
         Raises:
             VersionError: there is none of that name.
         """
+        path = self.path_of(name)
+        return Version(name, path, read_spec(path / "spec.toml"))
+
+    def path_of(self, name: str) -> Path:
+        """Directory of a version, whose spec may be damaged.
+
+        Raises:
+            VersionError: there is none of that name.
+        """
         if name not in self.names():
             known = ", ".join(self.names()) or "none yet; make one with `freshet versions create NAME`"
             raise VersionError(f'There is no version "{name}".{nearest(name, self.names())} Known: {known}.')
-        path = self._versions / name
-        return Version(name, path, read_spec(path / "spec.toml"))
+        return self._versions / name
 
     def create(self, name: str, spec: Spec) -> Version:
         """Make a version; it is there whole or not at all.
