@@ -118,6 +118,28 @@ class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     ] = "info"
 
 
+class ServeSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where and how the server answers."""
+
+    host: Annotated[
+        FieldName,
+        Meta(description="Address that the server listens on; beyond this machine it needs serve.token."),
+    ] = "127.0.0.1"
+    port: Annotated[
+        int, Meta(ge=0, le=65_535, description="Port of the server; 0 is any free port, which it prints.")
+    ] = 8000
+    token: Annotated[
+        str,
+        Meta(description="Secret that writing requests carry as a bearer token; empty: none is needed."),
+    ] = ""
+    max_body_bytes: Annotated[
+        int, Meta(ge=1024, le=2**30, description="Longest body of a request in bytes.")
+    ] = 2_097_152
+    request_timeout: Annotated[
+        float, duration_form("Longest time that a client may take to send a request.")
+    ] = 10.0
+
+
 class KafkaSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Where Kafka is; the settings of kafka-python's consumer stand beside it, see `kafka_settings`."""
 
@@ -149,6 +171,7 @@ class Settings(Struct, frozen=True):
     ] = DEFAULT_HOME
     events: EventSettings = EventSettings()
     worker: WorkerSettings = WorkerSettings()
+    serve: ServeSettings = ServeSettings()
     kafka: KafkaSettings = KafkaSettings()
     kafka_client: Mapping[str, Any] = {}
     config: Path | None = None
@@ -362,7 +385,12 @@ def _from_flags(overrides: Mapping[str, str]) -> Iterator[_Given]:
 
 def _assemble(given: list[_Given], path: Path | None) -> Settings:
     """Checks each value and puts the layers on each other, later ones on top."""
-    tree: dict[str, Any] = {"events": {"fields": {}, "weights": {"*": 1.0}}, "worker": {}, "kafka": {}}
+    tree: dict[str, Any] = {
+        "events": {"fields": {}, "weights": {"*": 1.0}},
+        "worker": {},
+        "serve": {},
+        "kafka": {},
+    }
     client: dict[str, Any] = {}
     sources: dict[str, str] = {}
     places: dict[str, str] = {}
@@ -495,7 +523,7 @@ def _agree(settings: Settings, places: Mapping[str, str]) -> None:
 def _shown(key: str, value: Any, form: str) -> Any:
     """The value in a form that JSON and people can read; a secret as stars."""
     if _SECRET.search(key):
-        return "***"
+        return "***" if value else value
     if form == "port" and value is None:
         return "none"
     if form == "duration":
