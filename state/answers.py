@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from state.catalogue import Listing
 from state.guests import OWN_PARTS, Guests, checked
 from state.learned import Learned
 from state.ranking import Measure, compare, top
@@ -76,11 +77,16 @@ class Similar(msgspec.Struct, frozen=True):
     similar: list[Near]
 
 
-class Scored(msgspec.Struct, frozen=True):
-    """An item with its score; None where the version has never seen it."""
+class Scored(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An item with its score; None where the version has never seen it.
+
+    Attributes:
+        available: whether the catalogue lets it be served; absent without a catalogue.
+    """
 
     item: str
     score: float | None
+    available: bool | None = None
 
 
 class Scores(msgspec.Struct, frozen=True):
@@ -99,10 +105,11 @@ class Answers:
     Args:
         version: its name, which every answer carries.
         learned: the version in memory; while it learns, ask from the thread that learns.
+        listing: the catalogue beside the version's items; None where every item may be served.
     """
 
-    def __init__(self, version: str, learned: Learned) -> None:
-        self.version, self.learned = version, learned
+    def __init__(self, version: str, learned: Learned, listing: Listing | None = None) -> None:
+        self.version, self.learned, self.listing = version, learned, listing
         self._guest = Guests(learned, 1)
 
     @property
@@ -111,20 +118,29 @@ class Answers:
         ledger = self.learned.ledger
         return _moment(ledger.watermark) if ledger.number else None
 
-    def recommend(self, user: str, k: int = 10, *, include_recent: bool = False) -> Recommendations:
+    def recommend(
+        self, user: str, k: int = 10, *, include_recent: bool = False, category: str | None = None
+    ) -> Recommendations:
         """The k items that score highest, without those of the user's history unless `include_recent`.
 
+        Args:
+            category: only items of this category of the catalogue.
+
         Raises:
-            UsageError: k is not between 1 and MOST, or the id cannot be one.
+            UsageError: k is not between 1 and MOST, the id cannot be one, or there is no catalogue.
+            UnknownIdError: no item was ever in the category.
         """
         check_count(k)
+        allowed = self._allowed(category)
         represented = self._represent(user)
         items = self.learned.items
         scores = self._scores()
         if not include_recent:
             scores[self._guest.history_slots()] = -np.inf
+        if allowed is not None:
+            scores[~allowed] = -np.inf
         best = top(scores, k, items.rows.events[: items.count])
-        reasons = self._reasons(best)
+        reasons = self._reasons(best, self._allowed())
         found = [
             Recommended(self._item(slot), float(scores[slot]), why)
             for slot, why in zip(best.tolist(), reasons, strict=True)
@@ -141,6 +157,9 @@ class Answers:
         scores = self._scores()
         slots = [self.learned.items.ids.slot_of(checked(item)) for item in items]
         found = [Scored(i, float(scores[s]) if s >= 0 else None) for i, s in zip(items, slots, strict=True)]
+        if self.listing is not None:
+            may = self.listing.catalogue.allows(items).tolist()
+            found = [Scored(one.item, one.score, able) for one, able in zip(found, may, strict=True)]
         return Scores(user, self.version, represented, self.as_of, found)
 
     def embedding(self, kind: Kind, name: str) -> Embedding:
@@ -164,7 +183,15 @@ class Answers:
             kind, name, self.version, len(vector), vector.tolist(), int(rows.events[slot]), last_seen
         )
 
-    def similar(self, kind: Kind, name: str, k: int = 10, by: Measure | None = None) -> Similar:
+    def similar(
+        self,
+        kind: Kind,
+        name: str,
+        k: int = 10,
+        by: Measure | None = None,
+        *,
+        category: str | None = None,
+    ) -> Similar:
         """The k nearest users or items; by cosine, unless said otherwise.
 
         Items of learners that keep lists of neighbours instead of vectors are found in these lists.
@@ -173,9 +200,13 @@ class Answers:
         Raises:
             UnknownIdError: the version has no row of it.
             VersionError: its learner has neither vectors nor lists.
-            UsageError: k is not between 1 and MOST, the id cannot be one, or lists have no such measure.
+            UsageError: k is not between 1 and MOST, the id cannot be one, or lists have no such measure;
+                a category without a catalogue, or of users.
         """
         check_count(k)
+        if kind == "user" and category is not None:
+            raise UsageError(f'Users are in no category, got "{category}". Leave it out.')
+        allowed = self._allowed(category) if kind == "item" else None
         listed = self.learned.layout.neighbours[0] > 0 and self.learned.learner.explain is not None
         if kind == "item" and listed and not self._has_vectors("item"):
             if by is not None:
@@ -183,11 +214,32 @@ class Answers:
                     f'The learner "{self.learned.learner.name}" of version "{self.version}" keeps lists of '
                     f"neighbours, no vectors, so there is no {by} of two items. Leave the measure out."
                 )
-            return Similar(kind, name, self.version, "neighbours", self.as_of, self._neighbours(name, k))
+            return Similar(
+                kind, name, self.version, "neighbours", self.as_of, self._neighbours(name, k, allowed)
+            )
         by = by or "cosine"
-        nearest = self._nearest_items if kind == "item" else self._nearest_users
-        near = [Near(i, -s if by == "euclidean" else s) for i, s in nearest(name, k, by)]
+        if kind == "item":
+            nearest = self._nearest_items(name, k, by, allowed)
+        else:
+            nearest = self._nearest_users(name, k, by)
+        near = [Near(i, -s if by == "euclidean" else s) for i, s in nearest]
         return Similar(kind, name, self.version, by, self.as_of, near)
+
+    def _allowed(self, category: str | None = None) -> NDArray[np.bool_] | None:
+        """(items,) whether each may be served; None where all may.
+
+        Raises:
+            UsageError: a category, and there is no catalogue.
+            UnknownIdError: no item was ever in the category.
+        """
+        if self.listing is not None:
+            return self.listing.allowed(self.learned.items, category)
+        if category is not None:
+            raise UsageError(
+                f'Without a catalogue no item is in the category "{category}". Name one in items.file or '
+                "items.topic, or leave the category out."
+            )
+        return None
 
     def _represent(self, user: str) -> RepresentedBy:
         """Bring the user's row in front of the kernels; say what of it they will see."""
@@ -205,18 +257,23 @@ class Answers:
             bound(score_all, self.learned.learner)(self._guest.model, self._guest.event, out)
         return out
 
-    def _reasons(self, slots: NDArray[np.int64]) -> list[list[Reason]]:
-        """What speaks for each item, the guest being the user."""
+    def _reasons(self, slots: NDArray[np.int64], allowed: NDArray[np.bool_] | None) -> list[list[Reason]]:
+        """What speaks for each item, the guest being the user; an item that is not served is not named."""
         if self.learned.learner.explain is None or not len(slots):
             return [[] for _ in slots]
         count = self.learned.items.count
         sample = np.linspace(0, count - 1, min(count, _SAMPLE)).astype(np.int32)
         average = self._guest.parts(sample).mean(axis=0, dtype=np.float64)
         parts = self._guest.parts(slots.astype(np.int32)) - average  # (k, 3 + history)
-        past = [self._item(s) if s >= 0 else None for s in self._guest.past_slots()]
+        past = [
+            self._item(s) if s >= 0 and (allowed is None or allowed[s]) else None
+            for s in self._guest.past_slots()
+        ]
         return [strongest(row, past) for row in parts.tolist()]
 
-    def _nearest_items(self, name: str, k: int, by: Measure) -> list[tuple[str, float]]:
+    def _nearest_items(
+        self, name: str, k: int, by: Measure, allowed: NDArray[np.bool_] | None
+    ) -> list[tuple[str, float]]:
         self._must_have_vectors("item")
         slot, items = self._item_slot(name), self.learned.items
         vectors = items.rows.floats[: items.count, self.learned.layout.column("item", "vector")]
@@ -224,6 +281,8 @@ class Answers:
             [compare(vectors[i : i + _BLOCK], vectors[slot], by) for i in range(0, items.count, _BLOCK)]
         )
         near[slot] = -np.inf
+        if allowed is not None:
+            near[~allowed] = -np.inf
         best = top(near, k, items.rows.events[: items.count])
         return [(self._item(s), float(near[s])) for s in best.tolist()]
 
@@ -244,13 +303,15 @@ class Answers:
             keys, scores = [keys[i] for i in best.tolist()], scores[best]
         return [(key[1:].decode(), score) for key, score in zip(keys, scores.tolist(), strict=True)]
 
-    def _neighbours(self, name: str, k: int) -> list[Near]:
+    def _neighbours(self, name: str, k: int, allowed: NDArray[np.bool_] | None) -> list[Near]:
         """Items in the item's lists, by what it would add to their scores were it a user's whole history."""
         slot, items = self._item_slot(name), self.learned.items
         lists = items.neighbours
         serials = np.concatenate([lists.serial[i, slot, :n] for i, n in enumerate(lists.length[:, slot])])
         slots = np.unique(items.slot_of_serial[serials])
         slots = slots[(slots >= 0) & (slots != slot)]
+        if allowed is not None:
+            slots = slots[allowed[slots]]
         self._guest.had_only(int(items.serial[slot]))
         weights = self._guest.parts(slots)[:, OWN_PARTS]
         best = top(weights, k, items.rows.events[slots])
@@ -291,14 +352,17 @@ class Answers:
 
 
 @contextmanager
-def answers_of(version: Version) -> Iterator[Answers]:
+def answers_of(version: Version, listing: Listing | None = None) -> Iterator[Answers]:
     """Answers of a version as of its last commit, also while a worker learns it.
+
+    Args:
+        listing: the catalogue, kept for this version alone.
 
     Raises:
         StoreError: nothing was learned yet, or the store cannot be read.
     """
     with version.reading() as store:
-        yield Answers(version.name, Learned(version.spec, store, user_cache=1))
+        yield Answers(version.name, Learned(version.spec, store, user_cache=1), listing)
 
 
 def recommend(learned: Learned, user: str, k: int) -> list[tuple[str, float, list[Reason]]]:

@@ -1,0 +1,363 @@
+"""The catalogue: items with availability, categories and features enter; what may be served leaves.
+
+A catalogue is held in flat arrays: ids in one table, categories as numbers, features as JSON bytes. A
+version has its own items in its own slots; a `Listing` keeps masks over these, and after each change of
+either side works out again only the slots that it concerns.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Mapping, Sequence
+from threading import RLock
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from state.ids import IdTable, remove
+from streaming.errors import UnknownIdError, nearest
+from streaming.events import Ids
+from streaming.kernels import kernel
+
+Feature = float | int | str | bool
+
+_LOG = 65_536  # changed ids that are remembered; who is further behind looks at all items
+_MASKS = 32  # categories whose masks a listing keeps
+
+
+class CatalogueItem(msgspec.Struct, frozen=True):
+    """What the catalogue says of an item.
+
+    Attributes:
+        categories: names, in the order given.
+        features: kept for learners; a version does not learn from them.
+    """
+
+    item: str
+    available: bool = True
+    categories: tuple[str, ...] = ()
+    features: dict[str, Feature] = {}
+
+
+class Items(Protocol):
+    """The items of a version, in slots 0 … count - 1; a serial is never given to a second item."""
+
+    ids: IdTable
+    count: int
+    serial: NDArray[np.int32]
+
+
+class _Spans:
+    """Slot → a span of one array; what is replaced is left behind until half of it is garbage."""
+
+    def __init__(self, kind: Any) -> None:
+        self.first = np.zeros(0, np.int64)
+        self.number = np.zeros(0, np.int32)
+        self.data: NDArray[Any] = np.zeros(1024, kind)
+        self._used = self._garbage = 0
+
+    def make_room(self, slots: int) -> None:
+        self.first = _longer(self.first, slots)
+        self.number = _longer(self.number, slots)
+
+    def put(self, slots: NDArray[np.int64], parts: Sequence[NDArray[Any]]) -> None:
+        """Give each slot its span."""
+        lengths = np.array([len(part) for part in parts], np.int32)
+        total = int(lengths.sum())
+        self._garbage += int(self.number[slots].sum())
+        self.number[slots] = 0
+        if self._used + total > len(self.data):
+            self._compact(total)
+        self.first[slots] = self._used + np.cumsum(lengths) - lengths
+        self.number[slots] = lengths
+        if total:
+            self.data[self._used : self._used + total] = np.concatenate(parts)
+        self._used += total
+
+    def of(self, slot: int) -> NDArray[Any]:
+        first = self.first[slot]
+        span: NDArray[Any] = self.data[first : first + self.number[slot]]
+        return span
+
+    def _compact(self, more: int) -> None:
+        """Room for `more`, without the garbage."""
+        kept = np.flatnonzero(self.number)
+        lengths = self.number[kept].astype(np.int64)
+        starts = np.cumsum(lengths) - lengths
+        used = int(lengths.sum())
+        data = np.zeros(max(1024, 2 * (used + more)), self.data.dtype)
+        data[:used] = self.data[np.repeat(self.first[kept] - starts, lengths) + np.arange(used)]
+        self.first[kept] = starts
+        self.data, self._used, self._garbage = data, used, 0
+
+
+@kernel
+def _having(
+    first: NDArray[np.int64],
+    number: NDArray[np.int32],
+    codes: NDArray[np.int32],
+    places: NDArray[np.int32],
+    code: int,
+    out: NDArray[np.bool_],
+) -> None:
+    """out[i] = whether the codes of places[i] (-1: none) hold `code`."""
+    for i in range(places.shape[0]):
+        out[i] = False
+        place = places[i]
+        if place >= 0:
+            for k in range(first[place], first[place] + number[place]):
+                if codes[k] == code:
+                    out[i] = True
+                    break
+
+
+class Catalogue:
+    """All listed items. One thread changes it, any may ask; both hold `lock` meanwhile.
+
+    Args:
+        serve_unlisted: whether an item that is not in the catalogue may be served.
+
+    Attributes:
+        changes: items that were put or removed so far, each time counted.
+    """
+
+    def __init__(self, *, serve_unlisted: bool = False) -> None:
+        self.serve_unlisted = serve_unlisted
+        self.lock = RLock()
+        self.changes = 0
+        self._log: deque[bytes] = deque(maxlen=_LOG)
+        self._codes: dict[str, int] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        self.ids = IdTable(1024)
+        self.available = np.zeros(0, np.bool_)
+        self._categories, self._features = _Spans(np.int32), _Spans(np.uint8)
+        self._free: list[int] = []
+        self._slots = 0
+
+    def __len__(self) -> int:
+        return self._slots - len(self._free)
+
+    def update(self, changes: Mapping[str, CatalogueItem | None]) -> None:
+        """Put items, replacing what was said of them before; None takes one out."""
+        if not changes:
+            return
+        with self.lock:
+            names = [name.encode() for name in changes]
+            slots = self.ids.slots_of(spans(names)).tolist()
+            for slot, item in zip(slots, changes.values(), strict=True):
+                if item is None and slot >= 0:
+                    self._remove(slot)
+            put = [
+                (name, slot, item)
+                for name, slot, item in zip(names, slots, changes.values(), strict=True)
+                if item is not None
+            ]
+            self._put([name for name, _, _ in put], [s for _, s, _ in put], [i for _, _, i in put])
+            self._note(names)
+
+    def replace(self, items: Mapping[str, CatalogueItem]) -> None:
+        """Hold these items and no others."""
+        with self.lock:
+            self._begin()
+            names = [name.encode() for name in items]
+            self._put(names, [-1] * len(names), list(items.values()))
+            self.changes += _LOG + 1  # whoever follows looks at all items
+            self._log.clear()
+
+    def item(self, name: str) -> CatalogueItem | None:
+        """What is said of an item, None where it is not listed."""
+        with self.lock:
+            slot = self.ids.slot_of(name)
+            if slot < 0:
+                return None
+            by_code = list(self._codes)
+            categories = tuple(by_code[code] for code in self._categories.of(slot).tolist())
+            features = self._features.of(slot).tobytes()
+            return CatalogueItem(
+                name,
+                bool(self.available[slot]),
+                categories,
+                msgspec.json.decode(features, type=dict[str, Feature]) if features else {},
+            )
+
+    def categories(self) -> dict[str, int]:
+        """Category → number of available items in it, in the order in which they were first seen."""
+        with self.lock:
+            places = np.flatnonzero(self.available[: self._slots]).astype(np.int32)
+            return {name: int(self.having(places, code).sum()) for name, code in self._codes.items()}
+
+    def code(self, category: str) -> int:
+        """Number of a category.
+
+        Raises:
+            UnknownIdError: no item was ever in it.
+        """
+        if category not in self._codes:
+            raise UnknownIdError(
+                f'No item of the catalogue is in the category "{category}".'
+                f"{nearest(category, self._codes)} `freshet catalogue categories` lists them."
+            )
+        return self._codes[category]
+
+    def offered(self, places: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Whether the items in these slots of the catalogue (-1: not listed) may be served."""
+        if not len(self.available):
+            return np.full(len(places), self.serve_unlisted)
+        found: NDArray[np.bool_] = np.where(places >= 0, self.available[places], self.serve_unlisted)
+        return found
+
+    def having(self, places: NDArray[np.int32], code: int) -> NDArray[np.bool_]:
+        """Whether the items in these slots of the catalogue are in a category."""
+        out, spans_of = np.empty(len(places), np.bool_), self._categories
+        _having(spans_of.first, spans_of.number, spans_of.data, places, code, out)
+        return out
+
+    def allows(self, names: Sequence[str], category: str | None = None) -> NDArray[np.bool_]:
+        """Whether items may be served, by their ids.
+
+        Raises:
+            UnknownIdError: no item was ever in the category.
+        """
+        with self.lock:
+            places = self.ids.slots_of(spans([name.encode() for name in names]))
+            allowed = self.offered(places)
+            return allowed if category is None else allowed & self.having(places, self.code(category))
+
+    def changed_since(self, changes: int) -> list[bytes] | None:
+        """Ids that were put or removed after so many changes; None where they are no longer known."""
+        behind = self.changes - changes
+        if behind > len(self._log):
+            return None
+        return list(self._log)[len(self._log) - behind :] if behind else []
+
+    def _note(self, names: list[bytes]) -> None:
+        self.changes += len(names)
+        self._log.extend(names)
+
+    def _remove(self, slot: int) -> None:
+        remove(self.ids.arrays, slot)
+        self.available[slot] = False
+        nothing = np.zeros(0, np.int32)
+        self._categories.put(np.array([slot]), [nothing])
+        self._features.put(np.array([slot]), [nothing.astype(np.uint8)])
+        self._free.append(slot)
+
+    def _put(self, names: list[bytes], found: list[int], items: list[CatalogueItem]) -> None:
+        if not names:
+            return
+        new = [k for k, slot in enumerate(found) if slot < 0]
+        given = [self._free.pop() for _ in range(min(len(new), len(self._free)))]
+        given += range(self._slots, self._slots + len(new) - len(given))
+        self._slots = max(self._slots, *(slot + 1 for slot in given)) if given else self._slots
+        if self._slots > len(self.available):
+            self._make_room(max(1024, 2 * self._slots))
+        self.ids.make_room(len(self.available), sum(len(names[k]) for k in new))
+        self.ids.insert(np.array(given, np.int64), [names[k] for k in new])
+        for k, slot in zip(new, given, strict=True):
+            found[k] = slot
+        slots = np.array(found, np.int64)
+        self.available[slots] = [item.available for item in items]
+        codes = self._codes
+        lists = [[codes.setdefault(name, len(codes)) for name in item.categories] for item in items]
+        self._categories.put(slots, [np.array(each, np.int32) for each in lists])
+        encoded = [msgspec.json.encode(item.features) if item.features else b"" for item in items]
+        self._features.put(slots, [np.frombuffer(each, np.uint8) for each in encoded])
+
+    def _make_room(self, slots: int) -> None:
+        self.available = _longer(self.available, slots)
+        self._categories.make_room(slots)
+        self._features.make_room(slots)
+
+
+class Listing:
+    """What of a version's items the catalogue allows, as masks over the version's slots.
+
+    Any thread may ask. Where another process moves the items meanwhile, the caller reads again as it
+    does for the rows, or asks `Catalogue.allows` for the ids that it found.
+    """
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+        self._seen = 0  # changes of the catalogue that are in the masks
+        self._serial = np.zeros(0, np.int32)  # of the items that the masks are of
+        self._place = np.zeros(0, np.int32)  # their slots in the catalogue, -1 for none
+        self._allowed = np.zeros(0, np.bool_)
+        self._by_code: OrderedDict[int, NDArray[np.bool_]] = OrderedDict()
+
+    def allowed(self, items: Items, category: str | None = None) -> NDArray[np.bool_]:
+        """(count,) whether the item of each slot may be served; of a category, where one is given.
+
+        Raises:
+            UnknownIdError: no item was ever in the category.
+        """
+        catalogue = self.catalogue
+        with catalogue.lock:
+            count = items.count
+            self._refresh(items, count)
+            if category is None:
+                return self._allowed[:count].copy()
+            code = catalogue.code(category)
+            if code not in self._by_code:
+                mask = np.zeros(len(self._serial), np.bool_)
+                mask[:count] = catalogue.having(self._place[:count], code)
+                self._by_code[code] = mask
+                if len(self._by_code) > _MASKS:
+                    self._by_code.popitem(last=False)
+            self._by_code.move_to_end(code)
+            both: NDArray[np.bool_] = self._allowed[:count] & self._by_code[code][:count]
+            return both
+
+    def _refresh(self, items: Items, count: int) -> None:
+        """Bring the masks up to both sides."""
+        if count > len(self._serial):
+            self._make_room(max(1024, 2 * count))
+        serial = items.serial[:count]
+        stale = self._serial[:count] != serial
+        changed = self.catalogue.changed_since(self._seen)
+        if changed is None:
+            stale[:] = True
+        elif changed:
+            slots = items.ids.slots_of(spans(changed))
+            stale[slots[(slots >= 0) & (slots < count)]] = True
+        self._seen = self.catalogue.changes
+        old = np.flatnonzero(stale)
+        if not len(old):
+            return
+        self._serial[old] = serial[old]
+        ids = items.ids.arrays
+        start = ids.start[old]
+        places = self.catalogue.ids.slots_of(Ids(ids.data, start, start + ids.length[old]))
+        self._place[old] = places
+        self._allowed[old] = self.catalogue.offered(places)
+        for code, mask in self._by_code.items():
+            mask[old] = self.catalogue.having(places, code)
+
+    def _make_room(self, slots: int) -> None:
+        have = len(self._serial)
+        self._serial = _longer(self._serial, slots)
+        self._serial[have:] = -1
+        self._place = _longer(self._place, slots)
+        self._allowed = _longer(self._allowed, slots)
+        for code, mask in self._by_code.items():
+            self._by_code[code] = _longer(mask, slots)
+
+
+def spans(names: Sequence[bytes]) -> Ids:
+    """Ids over one buffer."""
+    ends = np.cumsum([len(name) for name in names], dtype=np.int64)
+    starts = np.zeros(len(names), np.int64)
+    starts[1:] = ends[:-1]
+    return Ids(np.frombuffer(b"".join(names) or b"\0", np.uint8), starts, ends)
+
+
+def _longer(array: NDArray[Any], size: int) -> NDArray[Any]:
+    """A copy with room for `size` entries, where there is less; what is new is zero."""
+    if size <= len(array):
+        return array
+    new = np.zeros(size, array.dtype)
+    new[: len(array)] = array
+    return new
