@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from state.ids import IdArrays, IdTable, find, grown, insert, move, remove
+from state.arena import PRIVATE
+from state.ids import IdArrays, IdTable, find, insert, move, remove
 from state.ledger import sealed, unsealed
 from state.store import Store
 from streaming.events import Ids
@@ -103,7 +104,8 @@ class Admission:
             size *= 2
         self.ids.make_room(size, int((ids.end - ids.start).sum()))
         if size > self._count.shape[0]:
-            self._count, self._number = grown(self._count, size), grown(self._number, size)
+            self._count = PRIVATE.grown("count", self._count, size)
+            self._number = PRIVATE.grown("number", self._number, size)
         admitted = np.zeros(len(ids), np.bool_)
         self._used = _admit(
             self.ids.arrays,
@@ -154,7 +156,8 @@ class Admission:
         self._used = len(kept)
         size = max(1024, 2 * self._used)
         self.ids = IdTable(size)
-        self._count, self._number = grown(self._count, size), grown(self._number, size)
+        self._count = PRIVATE.grown("count", self._count, size)
+        self._number = PRIVATE.grown("number", self._number, size)
         self.ids.insert(np.arange(self._used), [key[len(self._prefix) :] for key, _ in kept])
         for slot, (key, value) in enumerate(kept):
             self._count[slot], self._number[slot] = _COUNT.unpack(unsealed(key, value))

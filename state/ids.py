@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from state.arena import PRIVATE, Arena
 from streaming.events import Ids
-from streaming.kernels import hash_bytes, kernel
-from streaming.learners.model import aligned
+from streaming.kernels import hash_bytes, kernel, release
 
 
 class IdArrays(NamedTuple):
@@ -57,14 +57,15 @@ def insert(
     place = np.int64(id_hash & np.uint64(mask))
     while ids.bucket[place, 1] != 0:
         place = (place + 1) & mask
-    ids.bucket[place, 0] = np.uint32(id_hash >> np.uint64(32))
-    ids.bucket[place, 1] = slot + 1
     at = ids.used[0]
     for k in range(end - start):
         ids.data[at + k] = data[start + k]
     ids.start[slot] = at
     ids.length[slot] = end - start
     ids.used[0] = at + end - start
+    ids.bucket[place, 0] = np.uint32(id_hash >> np.uint64(32))
+    release()  # whoever finds the slot finds the id
+    ids.bucket[place, 1] = slot + 1
 
 
 @kernel
@@ -164,10 +165,23 @@ def order_keys(ids: IdArrays, slots: NDArray[np.int64], keys: NDArray[np.uint64]
 
 
 class IdTable:
-    """Ids of the rows of a table; slots are given by the table."""
+    """Ids of the rows of a table; slots are given by the table.
 
-    def __init__(self, capacity: int) -> None:
-        self.arrays = _new_arrays(capacity, 16 * capacity)
+    Args:
+        arena: where the arrays lie.
+        name: of the arrays there.
+    """
+
+    def __init__(self, capacity: int, arena: Arena = PRIVATE, name: str = "ids") -> None:
+        self._arena, self._name = arena, name
+        self.arrays = self._new_arrays(capacity, 16 * capacity)
+
+    @classmethod
+    def over(cls, arrays: IdArrays) -> IdTable:
+        """The table of arrays that are there, to be read only."""
+        table = cls.__new__(cls)
+        table.arrays = arrays
+        return table
 
     def make_room(self, capacity: int, new_bytes: int) -> None:
         """Room for `capacity` slots and `new_bytes` more bytes of ids; garbage is left behind."""
@@ -177,7 +191,7 @@ class IdTable:
         if capacity <= have and used + new_bytes <= arrays.data.shape[0]:
             return
         capacity = max(capacity, have)
-        grown = _new_arrays(capacity, max(16 * capacity, 2 * (used - garbage) + new_bytes))
+        grown = self._new_arrays(capacity, max(16 * capacity, 2 * (used - garbage) + new_bytes))
         _reinsert(arrays, grown, have)
         self.arrays = grown
 
@@ -204,25 +218,16 @@ class IdTable:
         data = np.frombuffer(text.encode(), np.uint8)
         return int(self.slots_of(Ids(data, np.zeros(1, np.int64), np.array([len(data)], np.int64)))[0])
 
+    def _new_arrays(self, capacity: int, arena_bytes: int) -> IdArrays:
+        buckets = 1 << max(4, (2 * capacity - 1).bit_length())  # at most half full
 
-def _new_arrays(capacity: int, arena: int) -> IdArrays:
-    buckets = 1 << max(4, (2 * capacity - 1).bit_length())  # at most half full
-    return IdArrays(
-        bucket=np.zeros((buckets, 2), np.uint32),
-        start=np.zeros(capacity, np.int64),
-        length=np.zeros(capacity, np.int32),
-        data=np.zeros(arena, np.uint8),
-        used=np.zeros(2, np.int64),
-    )
+        def zeros(name: str, kind: Any, *shape: int) -> NDArray[Any]:
+            return self._arena.zeros(f"{self._name}.{name}", shape, kind)
 
-
-def grown(array: Any, size: int, axis: int = 0) -> Any:
-    """A copy with room for `size` rows; what is new is zero, and its pages are taken when touched."""
-    shape = list(array.shape)
-    shape[axis] = size
-    if array.ndim == 2 and array.dtype == np.float32 and axis == 0:
-        new = aligned(size, array.shape[1])
-    else:
-        new = np.zeros(shape, array.dtype)
-    new[(slice(None),) * axis + (slice(0, array.shape[axis]),)] = array
-    return new
+        return IdArrays(
+            bucket=zeros("bucket", np.uint32, buckets, 2),
+            start=zeros("start", np.int64, capacity),
+            length=zeros("length", np.int32, capacity),
+            data=zeros("data", np.uint8, arena_bytes),
+            used=zeros("used", np.int64, 2),
+        )

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from state.ids import IdArrays, IdTable, find, grown, insert, move, remove
+from state.arena import COUNT, ITEMS_SEQUENCE, NEXT_SERIAL, Arena
+from state.ids import IdArrays, IdTable, find, insert, move, remove
 from state.rows import RowArrays, RowCodec
 from state.store import Store
 from state.tables import begin_rows
 from streaming.events import Ids
 from streaming.kernels import hash_bytes, kernel
-from streaming.learners.contract import History, Layout, Neighbours, Rows
+from streaming.learners.contract import History, Layout, Neighbours
 from streaming.learners.model import ITEM, initial_values, new_rows
 
 
@@ -46,26 +47,31 @@ class ItemTable:
 
     An item also has a serial, which is never given twice: histories and neighbour lists name items
     by serial, so that an item that is gone cannot be taken for the one that got its slot.
+
+    Args:
+        arena: where what readers need of the table lies.
     """
 
-    def __init__(self, layout: Layout, seed: int) -> None:
+    def __init__(self, layout: Layout, seed: int, arena: Arena | None = None) -> None:
+        self._arena = arena = arena or Arena()
         self._layout, self._seed = layout, np.uint64(seed)
         self._codec = RowCodec(ITEM, layout)
         self._fill, self._sigma = initial_values(layout.item)
         self.count = 0
         self.next_serial = 0
-        self.slot_of_serial = np.full(1024, -1, np.int32)
         size = 1024
+        self.slot_of_serial = arena.zeros("slot_of_serial", (size,), np.int32)
+        self.slot_of_serial[:] = -1
         lists, entries = layout.neighbours
-        self.ids = IdTable(size)
-        self.rows = new_rows(layout.item, size)
-        self.serial = np.zeros(size, np.int32)
+        self.ids = IdTable(size, arena, "items.ids")
+        self.rows = arena.keep("items", new_rows(layout.item, size))
+        self.serial = arena.zeros("serial", (size,), np.int32)
         self.slot = np.arange(size, dtype=np.int32)
-        self.recent_count = np.zeros(size, np.int32)
+        self.recent_count = arena.zeros("recent_count", (size,), np.int32)
         self.neighbours = Neighbours(
-            np.zeros((lists, size, entries), np.int32),
-            np.zeros((lists, size, entries), np.float32),
-            np.zeros((lists, size), np.int32),
+            arena.zeros("neighbours.serial", (lists, size, entries), np.int32),
+            arena.zeros("neighbours.weight", (lists, size, entries), np.float32),
+            arena.zeros("neighbours.length", (lists, size), np.int32),
         )
 
     @property
@@ -87,13 +93,19 @@ class ItemTable:
             size *= 2
         self.ids.make_room(size, id_bytes)
         if size > self.capacity:
-            self.rows = Rows(*(grown(a, size) for a in self.rows))
-            self.serial, self.slot = grown(self.serial, size), np.arange(size, dtype=np.int32)
-            self.recent_count = grown(self.recent_count, size)
-            self.neighbours = Neighbours(*(grown(a, size, axis=1) for a in self.neighbours))
-        while self.next_serial + wanted > self.slot_of_serial.shape[0]:
-            more = np.full(self.slot_of_serial.shape[0], -1, np.int32)
-            self.slot_of_serial = np.concatenate([self.slot_of_serial, more])
+            self.rows = self._arena.all_grown("items", self.rows, size)
+            self.serial, self.slot = (
+                self._arena.grown("serial", self.serial, size),
+                np.arange(size, dtype=np.int32),
+            )
+            self.recent_count = self._arena.grown("recent_count", self.recent_count, size)
+            self.neighbours = self._arena.all_grown("neighbours", self.neighbours, size, axis=1)
+        serials = have = self.slot_of_serial.shape[0]
+        while serials < self.next_serial + wanted:
+            serials *= 2
+        if serials > have:
+            self.slot_of_serial = self._arena.grown("slot_of_serial", self.slot_of_serial, serials)
+            self.slot_of_serial[have:] = -1
 
     def resolve(self, ids: Ids, admitted: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """(slots, items known before each event); -1 for an item that is not admitted yet."""
@@ -127,10 +139,20 @@ class ItemTable:
             self.recent_count[new] = 0
             self.next_serial += len(new)
             self.count = count
+            self._tell()
         return slots, known
 
     def discard(self, slot: int, number: int) -> bytes:
         """Take an item out at event `number`; the last slot's item moves into its place. Returns the id."""
+        with self._arena.changing(ITEMS_SEQUENCE):
+            item = self._discard(slot, number)
+            self._tell()
+        return item
+
+    def _tell(self) -> None:
+        self._arena.head[COUNT], self._arena.head[NEXT_SERIAL] = self.count, self.next_serial
+
+    def _discard(self, slot: int, number: int) -> bytes:
         item = self.ids.id_of(slot)
         remove(self.ids.arrays, slot)
         self.slot_of_serial[self.serial[slot]] = -1
@@ -155,6 +177,7 @@ class ItemTable:
         self.make_room(len(keys), sum(map(len, keys)))
         self.next_serial = next_serial
         self.make_room(0, 0)
+        self._tell()
         if not keys:
             return
         places = np.array([int.from_bytes(v[40:44], "little") for v in values], np.int64)
@@ -163,6 +186,7 @@ class ItemTable:
         self.ids.insert(places, [key[1:] for key in keys])
         self.count = len(keys)
         self.slot_of_serial[self.serial[: self.count]] = np.arange(self.count)
+        self._tell()
 
     def changed(self, committed: int) -> NDArray[np.int64]:
         """Slots of rows that changed after event `committed`."""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from state.admission import Admission
+from state.arena import DONE, DURABLE, OLDEST, WATERMARK, Arena
 from state.expiry import CHECK_EVENTS, Expiry
 from state.items import ItemTable
 from state.ledger import Ledger, as_json, sealed, unsealed
@@ -64,6 +65,7 @@ class Learned:
         draw: which events are evaluated; by default the spec's rate.
         exclude_seen: rank without what the user had before; remembers all events, so it is for
             backtests only.
+        arena: where what other processes may read while this one learns lies.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Learned:
         user_cache: int | None = 100_000,
         draw: Draw | None = None,
         exclude_seen: bool = False,
+        arena: Arena | None = None,
     ) -> None:
         if exclude_seen and (user_cache is not None or spec.users_live_s or spec.items_live_s):
             raise SettingError(
@@ -87,10 +90,14 @@ class Learned:
         self._draw = draw or Draw(rate=spec.evaluation_rate)
         self._loop = self.learner.loop()
         self.ledger = Ledger.read(store)
-        self.users = UserTable(self.layout, spec.seed, store, user_cache)
-        self.items = ItemTable(self.layout, spec.seed)
-        self._model = new_model(self.learner, self.options, 1, 1)
+        self.arena = arena or Arena()
+        self.users = UserTable(self.layout, spec.seed, store, user_cache, self.arena)
+        self.items = ItemTable(self.layout, spec.seed, self.arena)
+        model = new_model(self.learner, self.options, 1, 1)
+        params = self.arena.keep("params", model.params)
+        self._model = model._replace(params=params, done=self.arena.head[DONE : DONE + 1])
         self.prequential = Prequential()
+        self._place = (0, np.zeros(0, np.int64))  # source and offsets of the batch resolved last
         self._admit_users = Admission(b"u", spec.admit_users, spec.admission_half_life)
         self._admit_items = Admission(b"i", spec.admit_items, spec.admission_half_life)
         self._expiry = Expiry(spec.users_live_s, spec.items_live_s)
@@ -100,6 +107,8 @@ class Learned:
         self._committed = self.ledger.number  # events up to here are durable
         self._ring_committed = 0
         self._restore()
+        self._tell(durable=True)
+        self.arena.publish()
 
     # -- learning -------------------------------------------------------------------------------
 
@@ -149,11 +158,13 @@ class Learned:
     def resolve(self, events: EventBatch, partition: int) -> Batch:
         """Slots, random keys and the evaluation draw of events; new rows begin. `make_room` comes first."""
         number, n = self.ledger.number, len(events)
+        self._place = (partition, events.offsets)
         users = self.users.resolve(events.users, partition, self._admit_users, number)
         asks = np.ones(n, np.bool_)
         if self._admit_items.threshold > 1.0:
             asks = self.items.ids.slots_of(events.items) < 0
         items, known = self.items.resolve(events.items, self._admit_items.admit(events.items, asks, number))
+        self.arena.publish()  # where tables have grown
         keys = np.empty(n, np.uint64)
         _keys(np.uint64(self.spec.seed), partition, events.offsets, keys)
         return Batch(
@@ -186,7 +197,7 @@ class Learned:
             self._seen = _room_for_seen(self._seen, self.users.capacity, n)
         outcome = new_outcome(n)
         self._loop(self.model, batch, self._seen, self._scores, outcome)
-        self.prequential.observe(outcome.rank, outcome.loss, outcome.user_events, outcome.item_events)
+        self.prequential.observe(*outcome, *self._place)
         ledger = self.ledger
         ledger.number += n
         taken = (batch.user >= 0) & (batch.item >= 0)
@@ -197,7 +208,15 @@ class Learned:
             self._admit_users.sweep(ledger.number)
             self._admit_items.sweep(ledger.number)
             self._expiry.check(self.users, self.items, ledger.watermark, ledger.number)
+        self._tell()
         return outcome
+
+    def _tell(self, durable: bool = False) -> None:
+        """Keep what readers know of the version as a whole in step."""
+        head, ledger = self.arena.head, self.ledger
+        head[DONE], head[WATERMARK], head[OLDEST] = ledger.number, ledger.watermark, self.users.oldest
+        if durable:
+            head[DURABLE] = ledger.number
 
     def evaluation_cost_s(self) -> float:
         """Seconds that evaluating one event takes now: a score for every item, and its rank."""
@@ -233,8 +252,10 @@ class Learned:
         self._admit_users.committed()
         self._admit_items.committed()
         self._expiry.committed()
+        self.prequential.committed()
         self._committed = self.ledger.number
         self._ring_committed = int(self._model.recent.pushed[0])
+        self._tell(durable=True)
         return len(users) + len(items)
 
     def _puts(self, users: NDArray[np.int64], items: NDArray[np.int64]) -> Iterator[tuple[bytes, bytes]]:
@@ -248,6 +269,7 @@ class Learned:
             yield b"p" + name.encode(), sealed(array.tobytes())
         yield from self.ledger.puts()
         yield b"mprequential", sealed(as_json(self.prequential.state()))
+        yield from ((b"e%06d" % block, sealed(data)) for block, data in self.prequential.blocks())
         yield b"mspec", sealed(as_json(msgspec.to_builtins(self.spec)))
         state = {
             "expired": self._expiry.state(),
@@ -285,7 +307,7 @@ class Learned:
             )
         tables = json.loads(unsealed(b"mtables", state[0]))
         self.items.restore(self.store, tables["next_serial"])
-        self.prequential = Prequential.restored(json.loads(unsealed(b"mprequential", state[1])))
+        self.prequential = prequential_of(self.store, state[1])
         self._admit_users.restore(self.store)
         self._admit_items.restore(self.store)
         self._expiry.restore(tables["expired"], self.users)
@@ -309,6 +331,12 @@ class Learned:
         self.items.recent_count += np.bincount(slots[slots >= 0], minlength=self.items.capacity).astype(
             np.int32
         )
+
+
+def prequential_of(store: Store, totals: bytes) -> Prequential:
+    """What a store says of how well its version predicts; `totals` is the value of b"mprequential"."""
+    blocks = ((int(key[1:]), unsealed(key, value)) for key, value in store.scan(b"e"))
+    return Prequential.restored(json.loads(unsealed(b"mprequential", totals)), blocks)
 
 
 def _difference(old: Spec, new: Spec) -> str:

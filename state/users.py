@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from state.admission import Admission
-from state.ids import IdArrays, IdTable, find, grown, insert, remove
+from state.arena import COMPLETE, PRIVATE, USERS_SEQUENCE, Arena
+from state.ids import IdArrays, IdTable, find, insert, remove
 from state.rows import RowArrays, RowCodec
 from state.store import Store
 from state.tables import begin_rows
 from streaming.events import Ids
 from streaming.kernels import hash_bytes, kernel
-from streaming.learners.contract import History, Layout, Neighbours, Rows
+from streaming.learners.contract import History, Layout, Neighbours
 from streaming.learners.model import USER, initial_values, new_rows
 
 
@@ -58,6 +59,7 @@ class UserTable:
 
     Args:
         capacity: most users held at once; None for as many as there are.
+        arena: where what readers need of the table lies.
 
     Attributes:
         limit: most users held at once; None for no limit.
@@ -67,7 +69,10 @@ class UserTable:
 
     NOT_STORED = -1
 
-    def __init__(self, layout: Layout, seed: int, store: Store, capacity: int | None) -> None:
+    def __init__(
+        self, layout: Layout, seed: int, store: Store, capacity: int | None, arena: Arena | None = None
+    ) -> None:
+        self._arena = arena or Arena()
         self._layout, self._seed, self._store = layout, np.uint64(seed), store
         self.limit = capacity
         self._codec = RowCodec(USER, layout)
@@ -76,17 +81,20 @@ class UserTable:
         self.oldest = 0
         # While every user of the store is in memory, one that is not here is new: no need to ask.
         self._complete = next(store.scan(b"u"), None) is None
+        self._arena.head[COMPLETE] = self._complete
         size = min(capacity or 1024, 1024)
         self._allocate(size)
         self._free = np.arange(size - 1, -1, -1, dtype=np.int32)
         self._free_count = size
 
     def _allocate(self, size: int) -> None:
-        self.ids = IdTable(size)
-        self.rows = new_rows(self._layout.user, size)
-        width = self._layout.history
+        arena, width = self._arena, self._layout.history
+        self.ids = IdTable(size, arena, "users.ids")
+        self.rows = arena.keep("users", new_rows(self._layout.user, size))
         self.history = History(
-            np.zeros((size, width), np.int32), np.zeros((size, width), np.uint32), np.zeros(size, np.uint32)
+            arena.zeros("history.serial", (size, width), np.int32),
+            arena.zeros("history.time", (size, width), np.uint32),
+            arena.zeros("history.pushed", (size,), np.uint32),
         )
         self.partition = np.zeros(size, np.int32)
         self.stored_seen = np.full(size, self.NOT_STORED, np.int64)
@@ -134,10 +142,10 @@ class UserTable:
     def _grow(self, size: int) -> None:
         old = self.capacity
         self.ids.make_room(size, 0)
-        self.rows = Rows(*(grown(a, size) for a in self.rows))
-        self.history = History(*(grown(a, size) for a in self.history))
-        self.partition = grown(self.partition, size)
-        self.stored_seen = grown(self.stored_seen, size)
+        self.rows = self._arena.all_grown("users", self.rows, size)
+        self.history = self._arena.all_grown("history", self.history, size)
+        self.partition = PRIVATE.grown("partition", self.partition, size)
+        self.stored_seen = PRIVATE.grown("stored_seen", self.stored_seen, size)
         free = np.arange(size - 1, old - 1, -1, dtype=np.int32)
         self._free = np.concatenate([free, self._free[: self._free_count], np.zeros(old, np.int32)])
         self._free_count += size - old
@@ -151,9 +159,11 @@ class UserTable:
             clean = clean[np.argpartition(touched[clean], wanted)[:wanted]]
         self._release(clean)
         self._complete = self._complete and len(clean) == 0
+        self._arena.head[COMPLETE] = self._complete
 
     def _release(self, slots: NDArray[np.int64]) -> None:
-        _remove_all(self.ids.arrays, slots)
+        with self._arena.changing(USERS_SEQUENCE):
+            _remove_all(self.ids.arrays, slots)
         self._free[self._free_count : self._free_count + len(slots)] = slots
         self._free_count += len(slots)
 
@@ -163,6 +173,10 @@ class UserTable:
         Those not in memory are read from the store or begun. `before` is the number of the event
         before the first.
         """
+        with self._arena.changing(USERS_SEQUENCE):
+            return self._resolve(ids, partition, admission, before)
+
+    def _resolve(self, ids: Ids, partition: int, admission: Admission, before: int) -> NDArray[np.int32]:
         slots = np.empty(len(ids), np.int32)
         fresh = np.empty(len(ids), np.int64)
         self.ids.make_room(self.capacity, int((ids.end - ids.start).sum()))

@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 
 import numba
 import numpy as np
+from numba import types
 from numba.core.dispatcher import Dispatcher
+from numba.extending import intrinsic
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -90,6 +92,28 @@ def _compiled(function: F, **how: Any) -> F:
     jit: Any = numba.njit
     compiled: F = jit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, _nrt=False, **how)(function)
     return compiled
+
+
+@intrinsic
+def release(typing: Any) -> Any:
+    """A fence: whatever was written before it is seen before what is written after it."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.fence("release")
+        return context.get_dummy_value()
+
+    return types.void(), code
+
+
+@intrinsic
+def acquire(typing: Any) -> Any:
+    """A fence: whatever is read after it is read after what was read before it."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.fence("acquire")
+        return context.get_dummy_value()
+
+    return types.void(), code
 
 
 @kernel

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streaming.kernels import inner, is_finite, kernel
-from streaming.learners.contract import CLIPPED, SKIPPED, Event, Field, Layout, Learner, Model
+from streaming.learners.contract import CLIPPED, SKIPPED, Event, Field, Layout, Learner, Model, touch
 from streaming.learners.reductions import dot_rows
 
 
@@ -99,9 +99,9 @@ def learn(model: Model, event: Event) -> float:
     if abs(error) > options.clip:
         model.tally[CLIPPED] += 1
         error = options.clip if error > 0.0 else -options.clip
+    touch(model.users.touched, event.user, event.number)
+    touch(model.items.touched, event.item, event.number)
     step(users, event.user, items, event.item, error * abs(event.weight), options)
-    model.users.touched[event.user] = event.number
-    model.items.touched[event.item] = event.number
     miss = value - min(max(before, options.low), options.high)
     return float(0.5 * miss * miss)
 

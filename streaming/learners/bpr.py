@@ -19,6 +19,7 @@ from streaming.learners.contract import (
     fade,
     half_life_scale,
     past_item,
+    touch,
 )
 from streaming.learners.neighbours import unit
 from streaming.learners.optimisers import to_length_one
@@ -177,13 +178,13 @@ def compare(model: Model, event: Event, sign: np.float32) -> float:
             continue
         error = np.float32(1.0 / (1.0 + np.exp(margin)))
         loss += max(-margin, 0.0) + np.log1p(np.exp(-abs(margin)))
+        touch(touched, other, event.number)
         for k in range(d):
             space.gradient[k] += weight * error * (items[event.item, k] - items[other, k])
         model.tally[CLIPPED] += ascend(items, other, d + 1, -weight * error, user, size, options)
         if options.cosine:
             to_length_one(items, other, d)
         items[other, d] -= rate * sign * error
-        touched[other] = event.number
         total += error
     for k in range(d):
         space.item[k] = weight * total * user[k]
@@ -202,8 +203,8 @@ def learn(model: Model, event: Event) -> float:
     options, items, users = model.options, model.items.floats, model.users.floats
     space, touched, d = model.workspace, model.items.touched, options.dimension
     if options.cosine:
+        touch(touched, event.item, event.number)
         to_length_one(items, event.item, d)
-        touched[event.item] = event.number
     length = represent(model, event, space.user)
     if not is_finite(dot(items, event.item, space.user)):
         model.tally[SKIPPED] += 1
@@ -216,21 +217,21 @@ def learn(model: Model, event: Event) -> float:
             space.gradient[k] = (space.gradient[k] - inside * space.user[k]) / length
     one = np.float32(1.0)
     size, clipped = dot_of(space.gradient, space.gradient), 0
+    touch(model.users.touched, event.user, event.number)
     clipped += ascend(users, event.user, d, one, space.gradient, size, options)
-    model.users.touched[event.user] = event.number
     weight = context_scale(options)
     for lag in range(options.context):
         slot = past_item(model.history, model.slot_of, event.user, lag)
         if slot >= 0:
+            touch(touched, slot, event.number)
             clipped += ascend(items, slot, d + 1, weight, space.gradient, size, options)
             if options.cosine:
                 to_length_one(items, slot, d)
-            touched[slot] = event.number
         weight *= np.float32(options.fading)
+    touch(touched, event.item, event.number)
     clipped += ascend(items, event.item, d + 1, one, space.item, dot_of(space.item, space.item), options)
     if options.cosine:
         to_length_one(items, event.item, d)
-    touched[event.item] = event.number
     model.tally[CLIPPED] += clipped
     return loss
 

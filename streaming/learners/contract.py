@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from streaming.kernels import cached, inner, kernel
+from streaming.kernels import cached, inner, kernel, release
 
 OPTIMISERS = ("none", "sgd", "adagrad")  # whose state a row may hold; the place is its number in the bytes
 CLIPPED, SKIPPED = 0, 1  # places in Model.tally
@@ -94,6 +94,7 @@ class Model(NamedTuple):
     params: Any  # dense arrays that are kept in the store
     workspace: Any  # dense arrays that are not
     tally: NDArray[np.int64]  # clipped steps, skipped steps
+    done: NDArray[np.int64]  # (1,) number of the newest event whose changes are complete
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,10 +270,28 @@ def exclude(seen: Seen, user: int, item: int, scores: NDArray[np.float32]) -> bo
 
 
 @inner
+def touch(touched: NDArray[np.int64], slot: int, number: int) -> None:
+    """Say that event `number` changes a row, before it does.
+
+    Other processes may read the row meanwhile: one that was touched by an event that is not done yet, or
+    that is touched while it is read, has to be read again.
+    """
+    touched[slot] = number
+    release()
+
+
+@inner
 def notice(rows: Rows, slot: int, number: int, time: int) -> None:
     """An event of a row came, whether or not anything can be learned from it."""
+    touch(rows.touched, slot, number)
     rows.seen[slot] = max(rows.seen[slot], time)
-    rows.touched[slot] = number
+
+
+@inner
+def finish(model: Model, number: int) -> None:
+    """The rows that an event touched are whole again."""
+    release()
+    model.done[0] = number
 
 
 @inner
@@ -327,8 +346,8 @@ def fade(rows: Rows, column: int, known: int, number: int, half_life: float) -> 
         return
     factor = np.float32(2.0 ** (-fade_period(half_life) / half_life))
     for slot in range(known):
+        touch(rows.touched, slot, number)
         rows.floats[slot, column] *= factor
-        rows.touched[slot] = number
 
 
 def test_then_learn(
@@ -349,6 +368,7 @@ def test_then_learn(
         if item >= 0:
             notice(model.items, item, number, time)
         if user < 0 or item < 0:
+            finish(model, number)
             continue
         event = Event(user, item, known, number, time, batch.value[i], batch.weight[i], batch.key[i])
         if batch.drawn[i] and item < known:
@@ -364,6 +384,7 @@ def test_then_learn(
             seen.slot[entry] = item
             seen.head[user] = entry
             seen.used[0] = entry + 1
+        finish(model, number)
 
 
 def score_all(model: Model, event: Event, out: NDArray[np.float32]) -> None:

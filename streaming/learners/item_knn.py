@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streaming.kernels import inner, kernel
-from streaming.learners.contract import Event, Field, Layout, Learner, Model, fade, past_item
+from streaming.learners.contract import Event, Field, Layout, Learner, Model, fade, past_item, touch
 from streaming.learners.neighbours import add, count_total, fade_lists, popularity_share, unit, weight_of
 
 COUNT = 0  # column of an item's decaying count
@@ -51,8 +51,8 @@ def learn_together(
     lists, slots, touched, item = model.neighbours, model.slot_of, model.items.touched, event.item
     serial = model.serial_of[item]
     step = event.weight * unit(event.number, half_life)
+    touch(touched, item, event.number)
     model.items.floats[item, column] += step
-    touched[item] = event.number
     for k in range(last):
         before = past_item(model.history, model.slot_of, event.user, k)
         if before >= 0:

@@ -71,6 +71,7 @@ def new_model(
         params=learner.parameters(options),
         workspace=learner.workspace(options),
         tally=np.zeros(2, np.int64),
+        done=np.zeros(1, np.int64),
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streaming.kernels import inner
-from streaming.learners.contract import Model, Neighbours, fade_period, half_life_scale
+from streaming.learners.contract import Model, Neighbours, fade_period, half_life_scale, touch
 from streaming.learners.reductions import column_sum
 
 _TRIES = 4  # places of a full list that a new entry tries for an item that is gone
@@ -103,12 +103,13 @@ def add(
     if place < 0:
         if amount <= 0.0:
             return
+        touch(touched, slot, number)
         place = _place_for(neighbours, slot_of, which, slot, number)
         neighbours.serial[which, slot, place] = serial
         neighbours.weight[which, slot, place] = 0.0
+    touch(touched, slot, number)
     weight = np.float32(neighbours.weight[which, slot, place] + np.float32(amount))
     neighbours.weight[which, slot, place] = max(weight, np.float32(0.0))
-    touched[slot] = number
 
 
 @inner
@@ -119,9 +120,9 @@ def fade_lists(model: Model, which: int, known: int, number: int, half_life: flo
     factor = np.float32(2.0 ** (-fade_period(half_life) / half_life))
     neighbours = model.neighbours
     for slot in range(known):
+        touch(model.items.touched, slot, number)
         for e in range(neighbours.length[which, slot]):
             neighbours.weight[which, slot, e] *= factor
-        model.items.touched[slot] = number
 
 
 @inner

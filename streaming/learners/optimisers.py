@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streaming.kernels import inner
-from streaming.learners.contract import Event, Model, half_life_scale
+from streaming.learners.contract import Event, Model, half_life_scale, touch
 from streaming.learners.pooling import COUNTS, GAPS, LAGS
 from streaming.learners.reductions import dot, dot_of, dot_rows
 
@@ -68,6 +68,7 @@ def move_negatives(
         if error == 0.0:
             continue
         slot = space.slot[c]
+        touch(model.items.touched, slot, event.number)
         rows[slot, d + 1] += error * error * square
         step = rate / np.sqrt(rows[slot, d + 1])
         keep = np.float32(1.0) - step * shrink
@@ -79,7 +80,6 @@ def move_negatives(
         if options.cosine:
             to_length_one(rows, slot, d)
         rows[slot, d] -= bias_step * error
-        model.items.touched[slot] = event.number
 
 
 @inner
@@ -111,6 +111,7 @@ def move_context(
         if error == 0.0 and pooled == 0.0:
             continue
         slot = space.slot[c]
+        touch(model.items.touched, slot, event.number)
         space.slope[c] = dot(rows, slot, gradient)
         first = rows[slot, d + 1] + error * error * square
         second = first + pooled * pooled * length_square
@@ -124,7 +125,6 @@ def move_context(
         if options.cosine:
             to_length_one(rows, slot, d)
         rows[slot, d] -= bias_step * error
-        model.items.touched[slot] = event.number
 
 
 @inner
@@ -132,12 +132,12 @@ def move_user(model: Model, event: Event, length_square: np.float32, rate: np.fl
     """Step of the user's row along dh."""
     users, d, gradient = model.users, model.options.dimension, model.workspace.gradient
     row = users.floats
+    touch(users.touched, event.user, event.number)
     row[event.user, d] += length_square
     step = rate / np.sqrt(row[event.user, d])
     keep = np.float32(1.0) - step * np.float32(model.options.l2)
     for k in range(d):
         row[event.user, k] = keep * row[event.user, k] - step * gradient[k]
-    users.touched[event.user] = event.number
 
 
 @inner

@@ -34,6 +34,7 @@ from streaming.learners.contract import (
     Model,
     fade,
     half_life_scale,
+    touch,
 )
 from streaming.learners.negatives import draw, expected_draws, normalise, place_of, table_size
 from streaming.learners.optimisers import bias_rate, finish_gradient, move, move_user, to_length_one
@@ -172,6 +173,7 @@ def push_away(model: Model, event: Event, found: int, length: np.float32, weight
     for k in range(d):
         gradient[k] = error * rows[item, k]
     rate = np.float32(options.learning_rate) * weight
+    touch(model.items.touched, item, event.number)
     rows[item, d + 1] += error * error * inverse * inverse * square / np.float32(d)
     step = rate * error * inverse / np.sqrt(rows[item, d + 1])
     for k in range(d):
@@ -179,7 +181,6 @@ def push_away(model: Model, event: Event, found: int, length: np.float32, weight
     if options.cosine:
         to_length_one(rows, item, d)
     rows[item, d] -= bias_rate(model, event) * weight * error
-    model.items.touched[item] = event.number
     move_user(model, event, finish_gradient(model, length), rate)
     return float(max(score_now, 0.0) + np.log1p(np.exp(-abs(score_now))))
 
