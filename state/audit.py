@@ -27,7 +27,7 @@ from state.store import FORMAT, Store
 from state.users import UserTable
 from streaming import learners
 from streaming.errors import CorruptRowError, StoreError
-from streaming.evaluation import Prequential
+from streaming.evaluation import EVALUATED, NEWEST, NEWEST_BLOCK, Prequential
 from streaming.learners.model import ITEM, USER
 
 _BATCH = 1024  # rows decoded at a time: the capacity of new tables
@@ -98,6 +98,7 @@ class _Audit:
         self.checks: dict[bytes, Callable[[Pairs], None]] = {
             b"c": self._counts,
             b"d": self._index_keys,
+            b"e": self._evaluated,
             b"i": self._item_rows,
             b"j": self._journal,
             b"m": self._named,
@@ -192,6 +193,12 @@ class _Audit:
         )
         if not fits:
             self.findings.add(b"mprequential", "the counts of evaluated events do not add up.")
+
+    def _evaluated(self, pairs: Pairs) -> None:
+        for key, payload in self._payloads(pairs):
+            known = key[1:].isdigit() and int(key[1:]) < NEWEST // NEWEST_BLOCK
+            if not known or len(payload) != NEWEST_BLOCK * EVALUATED.itemsize:
+                self.findings.add(key, "this is no block of the newest evaluated events.")
 
     def _offsets(self, pairs: Pairs) -> None:
         for key, payload in self._payloads(pairs):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from state.admission import Admission
 from state.arena import DONE, DURABLE, OLDEST, WATERMARK, Arena
+from state.evaluations import prequential_puts, read_prequential
 from state.expiry import CHECK_EVENTS, Expiry
 from state.items import ItemTable
 from state.ledger import Ledger, as_json, sealed, unsealed
@@ -197,7 +198,8 @@ class Learned:
             self._seen = _room_for_seen(self._seen, self.users.capacity, n)
         outcome = new_outcome(n)
         self._loop(self.model, batch, self._seen, self._scores, outcome)
-        self.prequential.observe(*outcome, *self._place)
+        rank, loss, user_events, item_events = outcome
+        self.prequential.observe(rank, loss, user_events, item_events, *self._place)
         ledger = self.ledger
         ledger.number += n
         taken = (batch.user >= 0) & (batch.item >= 0)
@@ -268,8 +270,7 @@ class Learned:
         for name, array in zip(self._model.params._fields, self._model.params, strict=True):
             yield b"p" + name.encode(), sealed(array.tobytes())
         yield from self.ledger.puts()
-        yield b"mprequential", sealed(as_json(self.prequential.state()))
-        yield from ((b"e%06d" % block, sealed(data)) for block, data in self.prequential.blocks())
+        yield from prequential_puts(self.prequential)
         yield b"mspec", sealed(as_json(msgspec.to_builtins(self.spec)))
         state = {
             "expired": self._expiry.state(),
@@ -307,7 +308,7 @@ class Learned:
             )
         tables = json.loads(unsealed(b"mtables", state[0]))
         self.items.restore(self.store, tables["next_serial"])
-        self.prequential = prequential_of(self.store, state[1])
+        self.prequential = read_prequential(self.store) or Prequential()
         self._admit_users.restore(self.store)
         self._admit_items.restore(self.store)
         self._expiry.restore(tables["expired"], self.users)
@@ -331,12 +332,6 @@ class Learned:
         self.items.recent_count += np.bincount(slots[slots >= 0], minlength=self.items.capacity).astype(
             np.int32
         )
-
-
-def prequential_of(store: Store, totals: bytes) -> Prequential:
-    """What a store says of how well its version predicts; `totals` is the value of b"mprequential"."""
-    blocks = ((int(key[1:]), unsealed(key, value)) for key, value in store.scan(b"e"))
-    return Prequential.restored(json.loads(unsealed(b"mprequential", totals)), blocks)
 
 
 def _difference(old: Spec, new: Spec) -> str:

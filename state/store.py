@@ -9,6 +9,7 @@ Keys start with a letter for their kind:
     o<number>               a source of events: its name, its next offset
     p<name>                 dense parameters of the learner
     r<block>                ring of recent items
+    e<block>                newest evaluated events, one by one
     m<name>                 format, spec, totals
 """
 

@@ -6,6 +6,7 @@ batched and can be kept in the store. Ranks are halves (ties count half): bin k 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,12 @@ BINS = 40  # ranks 0, 0.5 … 19.5; one more bin for all others
 NEW_ITEM_EVENTS = 5
 SEGMENTS = ("overall", "new_user", "returning_user", "new_item")
 CURVE_POINTS = 128
+NEWEST = 20_000  # evaluated events that are remembered one by one, for comparisons of versions
+NEWEST_BLOCK = 1000
+
+# An evaluated event: where it stands in the log, 2 · rank (BINS: a miss), and what it belongs to.
+EVALUATED = np.dtype([("offset", "<u8"), ("source", "<u4"), ("bin", "u1"), ("flags", "u1")])
+THERE, NEW_USER, NEW_ITEM = 1, 2, 4  # flags
 
 _RANK = np.arange(BINS) / 2.0
 _GAIN = {"hr": np.ones(BINS), "ndcg": 1.0 / np.log2(_RANK + 2.0), "mrr": 1.0 / (_RANK + 1.0)}
@@ -51,6 +58,8 @@ class Prequential:
         self.curve = np.zeros((CURVE_POINTS, BINS + 1), np.int64)
         self.loss_sum = 0.0
         self.losses = 0
+        self._newest = np.zeros(NEWEST, EVALUATED)  # a ring: evaluated event k lies in place k % NEWEST
+        self._committed = 0  # evaluated events up to here are in the store
 
     @property
     def evaluated(self) -> int:
@@ -63,13 +72,20 @@ class Prequential:
         loss: NDArray[np.float32],
         user_events: NDArray[np.uint32],
         item_events: NDArray[np.uint32],
+        source: int,
+        offsets: NDArray[np.int64],
     ) -> None:
-        """Count a batch, in order; NaN stands for not evaluated, not learned."""
+        """Count a batch, in order; NaN stands for not evaluated, not learned.
+
+        Args:
+            source, offsets: where the events stand in the log.
+        """
         drawn = ~np.isnan(rank)
         bins = np.minimum(2.0 * rank[drawn], BINS).astype(np.int64)
-        new_user = user_events[drawn] == 0
-        chosen = (np.ones(len(bins), bool), new_user, ~new_user, item_events[drawn] < NEW_ITEM_EVENTS)
+        new_user, new_item = user_events[drawn] == 0, item_events[drawn] < NEW_ITEM_EVENTS
+        chosen = (np.ones(len(bins), bool), new_user, ~new_user, new_item)
         before = self.evaluated
+        self._note(before, bins, THERE + NEW_USER * new_user + NEW_ITEM * new_item, source, offsets[drawn])
         for counts, mask in zip(self.segments, chosen, strict=True):
             counts += np.bincount(bins[mask], minlength=BINS + 1)
         self._extend_curve(bins, before)
@@ -77,6 +93,36 @@ class Prequential:
         self.losses += len(finite)
         # A running sum adds one by one, so that a batch boundary changes no bit.
         self.loss_sum = float(np.cumsum(np.concatenate([[self.loss_sum], finite]))[-1])
+
+    def _note(
+        self,
+        before: int,
+        bins: NDArray[np.int64],
+        flags: NDArray[np.int64],
+        source: int,
+        offsets: NDArray[np.int64],
+    ) -> None:
+        last = slice(max(0, len(bins) - NEWEST), None)
+        entries = np.zeros(len(bins[last]), EVALUATED)
+        entries["bin"], entries["flags"] = bins[last], flags[last]
+        entries["source"], entries["offset"] = source, offsets[last]
+        self._newest[(before + np.arange(len(bins))[last]) % NEWEST] = entries
+
+    def newest(self) -> NDArray[np.void]:
+        """The newest evaluated events, oldest first, as EVALUATED."""
+        ordered = np.roll(self._newest, -(self.evaluated % NEWEST))
+        found: NDArray[np.void] = ordered[ordered["flags"] & THERE > 0]
+        return found
+
+    def blocks(self) -> Iterator[tuple[int, bytes]]:
+        """(number, bytes) of each part of the newest events that moved since `committed`."""
+        moved = np.arange(max(self._committed, self.evaluated - NEWEST), self.evaluated) % NEWEST
+        for block in np.unique(moved // NEWEST_BLOCK).tolist():
+            yield block, self._newest[block * NEWEST_BLOCK : (block + 1) * NEWEST_BLOCK].tobytes()
+
+    def committed(self) -> None:
+        """All of it is in the store."""
+        self._committed = self.evaluated
 
     def _extend_curve(self, bins: NDArray[np.int64], before: int) -> None:
         while before + len(bins) > self.span * CURVE_POINTS:
@@ -119,11 +165,15 @@ class Prequential:
         }
 
     @classmethod
-    def restored(cls, state: dict[str, Any]) -> Prequential:
-        """The counts that `state` gave."""
+    def restored(cls, state: dict[str, Any], blocks: Iterable[tuple[int, bytes]] = ()) -> Prequential:
+        """The counts that `state` gave, and the newest events that `blocks` did."""
         totals = cls()
         totals.segments = np.array(state["segments"], np.int64)
         totals.span, totals.loss_sum, totals.losses = state["span"], state["loss_sum"], state["losses"]
         if state["curve"]:
             totals.curve[: len(state["curve"])] = state["curve"]
+        for number, block in blocks:
+            first = number * NEWEST_BLOCK
+            totals._newest[first : first + NEWEST_BLOCK] = np.frombuffer(block, EVALUATED)
+        totals.committed()
         return totals

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from streaming.evaluation import CURVE_POINTS, Prequential, rates
+from streaming.evaluation import CURVE_POINTS, NEW_ITEM, NEW_USER, NEWEST, Prequential, rates
 
 Events = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint32], NDArray[np.uint32]]
 
@@ -31,8 +31,14 @@ def observed(found: Events, cuts: list[int]) -> Prequential:
     totals = Prequential()
     bounds = [0, *sorted(cuts), len(found[0])]
     for first, last in itertools.pairwise(bounds):
-        totals.observe(*(column[first:last] for column in found))
+        observe(totals, found, slice(first, last))
     return totals
+
+
+def observe(totals: Prequential, found: Events, part: slice) -> None:
+    rank, loss, user_events, item_events = found
+    offsets = np.arange(len(rank))
+    totals.observe(rank[part], loss[part], user_events[part], item_events[part], 3, offsets[part])
 
 
 def naive(ranks: list[float]) -> dict[str, float]:
@@ -50,19 +56,46 @@ def naive(ranks: list[float]) -> dict[str, float]:
 @given(st.lists(st.integers(0, 20_000), max_size=12), st.integers(0, 99))
 def test_batches_change_no_bit(cuts: list[int], seed: int) -> None:
     found = events(20_000, seed)
-    assert json.dumps(observed(found, cuts).state()) == json.dumps(observed(found, []).state())
+    cut, whole = observed(found, cuts), observed(found, [])
+    assert json.dumps(cut.state()) == json.dumps(whole.state())
+    assert list(cut.blocks()) == list(whole.blocks())
 
 
 @settings(max_examples=20)
-@given(st.integers(0, 20_000), st.integers(0, 99))
+@given(st.integers(0, 40_000), st.integers(0, 99))
 def test_restored_counts_go_on_as_if_never_stored(cut: int, seed: int) -> None:
-    found = events(20_000, seed)
-    first, rest = [c[:cut] for c in found], [c[cut:] for c in found]
+    found = events(40_000, seed)
+    kept: dict[int, bytes] = {}
     totals = Prequential()
-    totals.observe(*first)
-    again = Prequential.restored(json.loads(json.dumps(totals.state())))
-    again.observe(*rest)
-    assert again.state() == observed(found, []).state()
+    for part in (slice(0, cut // 3), slice(cut // 3, cut), slice(cut, None)):
+        observe(totals, found, part)
+        kept.update(totals.blocks())  # as a commit writes them
+        totals = Prequential.restored(json.loads(json.dumps(totals.state())), kept.items())
+    whole = observed(found, [])
+    assert totals.state() == whole.state()
+    assert (totals.newest() == whole.newest()).all()
+    assert kept == dict(whole.blocks())
+
+
+def test_newest_evaluated_events_stand_one_by_one_with_their_places_in_the_log() -> None:
+    rank, loss, user_events, item_events = events(40_000, 5)
+    newest = observed((rank, loss, user_events, item_events), [1, 999, 30_001]).newest()
+    drawn = np.flatnonzero(~np.isnan(rank))[-NEWEST:]
+    assert len(newest) == NEWEST and (newest["source"] == 3).all()
+    assert (newest["offset"] == drawn).all()
+    assert (newest["bin"] == np.minimum(2 * rank[drawn], 40)).all()
+    assert ((newest["flags"] & NEW_USER > 0) == (user_events[drawn] == 0)).all()
+    assert ((newest["flags"] & NEW_ITEM > 0) == (item_events[drawn] < 5)).all()
+
+
+def test_commit_writes_only_the_blocks_of_newest_events_that_moved() -> None:
+    found = events(3000, 6)
+    totals = observed(found, [])
+    assert len(list(totals.blocks())) == 3
+    totals.committed()
+    assert list(totals.blocks()) == []
+    observe(totals, found, slice(0, 5))
+    assert [number for number, _ in totals.blocks()] == [2]
 
 
 def test_rates_equal_a_naive_computation() -> None:
