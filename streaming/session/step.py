@@ -1,0 +1,106 @@
+"""The training step: a batch of sequences enters, weights move; one compiled program for all steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from streaming.session.loss import Batch, sampled_softmax, weighted_mean
+from streaming.session.model import Params, correction, initial
+from streaming.session.options import Options
+
+P = TypeVar("P")  # weights
+B = TypeVar("B")  # a batch
+
+
+class State(NamedTuple, Generic[P]):
+    """All that a step reads and writes."""
+
+    params: P
+    moments: optax.OptState
+    steps: jax.Array  # () steps tried: the number of the next random key
+    dropped: jax.Array  # () steps whose loss or gradient was not finite
+    in_a_row: jax.Array  # () of these, since the last good one
+
+
+class Compiled(Generic[P, B]):
+    """A training step, compiled for the shapes it is called with, and how often that was.
+
+    state, loss = step(state, batch): loss is NaN where the step was dropped.
+    """
+
+    def __init__(
+        self,
+        loss: Callable[[P, B, jax.Array], jax.Array],
+        optimiser: optax.GradientTransformation,
+        seed: int,
+    ) -> None:
+        """`loss` is a function of weights, batch and random key."""
+        self.compilations = 0
+        self._optimiser = optimiser
+
+        def step(state: State[P], batch: B) -> tuple[State[P], jax.Array]:
+            self.compilations += 1  # this body runs only while it is traced
+            key = jax.random.fold_in(jax.random.key(seed, impl="rbg"), state.steps)
+            value, gradient = jax.value_and_grad(loss)(state.params, batch, key)
+            moved, moments = optimiser.update(gradient, state.moments, _as_updates(state.params))
+            good = jnp.isfinite(value) & jnp.isfinite(optax.global_norm(gradient))
+            new = State(
+                optax.apply_updates(_as_updates(state.params), moved),
+                moments,
+                state.steps + 1,
+                state.dropped,
+                jnp.zeros_like(state.in_a_row),
+            )
+            old = state._replace(
+                steps=state.steps + 1, dropped=state.dropped + 1, in_a_row=state.in_a_row + 1
+            )
+            kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+            return kept, jnp.where(good, value, jnp.nan)
+
+        self._step = jax.jit(step)
+
+    def begin(self, params: P) -> State[P]:
+        """The state before the first step."""
+        zero = jnp.zeros((), jnp.int32)
+        return State(params, self._optimiser.init(_as_updates(params)), zero, zero, zero)
+
+    def __call__(self, state: State[P], batch: B) -> tuple[State[P], jax.Array]:
+        """One step."""
+        return self._step(state, batch)
+
+
+def _as_updates(params: Any) -> Any:
+    """optax calls any tree of arrays its Params; our trees are NamedTuples, which its type leaves out."""
+    return params
+
+
+def adam(options: Options) -> optax.GradientTransformation:
+    """Adam (Kingma and Ba 2015) on gradients whose norm is cut."""
+    return optax.chain(
+        optax.clip_by_global_norm(options.clip),
+        optax.adam(options.learning_rate, b1=options.momentum, b2=options.smoothing),
+    )
+
+
+def loss_of(options: Options) -> Callable[[Params, Batch, jax.Array | None], jax.Array]:
+    """Mean loss of a batch, q = h + δ, as a function of weights, batch and random key."""
+
+    def loss(params: Params, batch: Batch, key: jax.Array | None) -> jax.Array:
+        delta = correction(
+            params, jnp.asarray(batch.rows), jnp.asarray(batch.mask), jnp.asarray(batch.gap), options, key
+        )  # (B, D)
+        query = jnp.asarray(batch.user) + delta  # (B, D)
+        return weighted_mean(sampled_softmax(query, batch, options.temperature), batch.weight)
+
+    return loss
+
+
+def session_step(options: Options, seed: int) -> tuple[Compiled[Params, Batch], State[Params]]:
+    """The step of the session transformer, and the state it begins with."""
+    compiled = Compiled(loss_of(options), adam(options), seed)
+    return compiled, compiled.begin(initial(options, seed))
