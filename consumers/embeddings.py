@@ -255,7 +255,8 @@ class EmbeddingWorker:
             self._stage(found, offset)
             self.commit()
 
-        took = learn_events(learned, found.events, partition, commit_before)  # 3, 4, 5
+        watch = self._metrics.watching(learned)
+        took = learn_events(learned, found.events, partition, commit_before, watch)  # 3, 4, 5
         steps = {"poll": polled, "resolve": took.resolve_s, "learn": took.learn_s}
         self.totals.events += len(found.events)
         self.totals.learned += ledger.learned - learned_before

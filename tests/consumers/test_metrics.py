@@ -1,14 +1,24 @@
 from __future__ import annotations
 
+import json
 import math
 import socket
+import time
 import urllib.request
 
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from consumers.metrics import WorkerMetrics, reason_class, serve_metrics
+from consumers.embeddings import learn_events
+from consumers.logs import configure_logs
+from consumers.metrics import PORTS, SERIES, STEPS, VersionMetrics, WorkerMetrics, reason_class, serve_metrics
+from state.learned import Learned
+from state.memory import MemoryStore
+from state.spec import new_spec
 from streaming.errors import SettingError
+from streaming.learners.contract import Batch, new_outcome
+from streaming.simulator import Simulator, SimulatorOptions
 
 
 def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
@@ -113,12 +123,110 @@ def test_page_is_served_on_any_free_port_of_this_machine() -> None:
     assert generate_latest(registry).decode().count("freshet_build_info{") == 1
 
 
-def test_taken_port_is_refused_with_the_setting_to_change() -> None:
+def test_taken_port_is_passed_over_for_the_next_free_one() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(
-            SettingError, match=rf"worker\.metrics_port {port} must be a free port on 127\.0\.0\.1"
-        ):
-            serve_metrics(CollectorRegistry(), port)
+        served = serve_metrics(CollectorRegistry(), port)
+    assert port < served < port + PORTS
+
+
+def test_address_of_another_machine_is_refused_with_the_setting_to_change() -> None:
+    with pytest.raises(SettingError, match=r"worker\.metrics_port 9464 must be a port on 192\.0\.2\.1"):
+        serve_metrics(CollectorRegistry(), 9464, "192.0.2.1")
+
+
+def test_turn_of_the_loop_is_a_heartbeat_and_a_step_of_the_clock_is_counted() -> None:
+    registry = CollectorRegistry()
+    metrics = WorkerMetrics(registry).of("a")
+    for wall, steady in ((1000.0, 5.0), (1000.9, 5.9), (940.0, 6.0), (941.0, 7.0)):
+        metrics.observe_turn(wall, steady)
+    assert value(registry, "freshet_loop_turns_total") == 4
+    assert value(registry, "freshet_heartbeat_timestamp_seconds") == 941.0
+    assert value(registry, "freshet_clock_steps_total") == 1
+
+
+@pytest.fixture
+def learned() -> Learned:
+    return Learned(new_spec("bpr", {"dimension": 8, "evaluation_rate": 0.2}), MemoryStore(), user_cache=None)
+
+
+def run(metrics: VersionMetrics, learned: Learned, simulator: Simulator, events: int) -> None:
+    """Learn and commit, as the worker does."""
+    learn_events(learned, simulator.events(events).to_events(), 0, None, metrics.watching(learned))
+    learned.commit()
+    metrics.observe_commit(seconds=0.01, arrived=[99.0], now=100.0)
+
+
+def test_counters_of_a_run_agree_with_the_store_and_begin_at_0_after_a_restart(learned: Learned) -> None:
+    simulator = Simulator(SimulatorOptions(users=200, items=60, sessions=8))
+    for said in (0, 4000):
+        registry = CollectorRegistry()
+        run(WorkerMetrics(registry).of("a"), learned, simulator, 4000)
+        new = value(registry, "freshet_new_ids_total", kind="user")
+        evaluated = value(registry, "freshet_evaluated_events_total", segment="overall")
+        if not said:
+            assert new == learned.ledger.new_users
+            assert evaluated == learned.prequential.evaluated
+            segment = learned.prequential.summary()["overall"]
+            hits = value(registry, "freshet_prequential_hits_total", segment="overall", k="10")
+            assert hits == pytest.approx(segment["hr@10"] * segment["events"])
+        assert value(registry, "freshet_version_events") == said + 4000
+        assert value(registry, "freshet_watermark_timestamp_seconds") == learned.ledger.watermark
+        assert value(registry, "freshet_pending_events") == 0
+        assert registry.get_sample_value("freshet_version_info", {"version": "a", "learner": "bpr"}) == 1
+    assert evaluated is not None
+    assert evaluated < learned.prequential.evaluated  # only those of the second run
+
+
+def test_norms_are_those_of_the_rows(learned: Learned) -> None:
+    registry = CollectorRegistry()
+    simulator = Simulator(SimulatorOptions(users=200, items=60, sessions=8))
+    run(WorkerMetrics(registry).of("a"), learned, simulator, 3000)
+    norms = np.linalg.norm(learned.items.rows.floats[: learned.items.count, :8], axis=1)
+    median = value(registry, "freshet_row_norm", kind="item", quantile="0.5")
+    assert median == pytest.approx(float(np.median(norms)), rel=1e-5)
+    assert (value(registry, "freshet_row_norm", kind="user", quantile="0.99") or 0) > 0
+
+
+def test_learner_without_vectors_has_no_norms() -> None:
+    registry = CollectorRegistry()
+    learned = Learned(new_spec("popularity", {}), MemoryStore(), user_cache=None)
+    run(
+        WorkerMetrics(registry).of("a"),
+        learned,
+        Simulator(SimulatorOptions(users=200, items=60, sessions=8)),
+        500,
+    )
+    assert b"freshet_row_norm{" not in generate_latest(registry)
+
+
+def test_drift_is_counted_and_said(learned: Learned, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("json", "warning")
+    registry = CollectorRegistry()
+    watch = WorkerMetrics(registry).of("a").watching(learned)
+    nobody = np.full(30_000, -1, np.int32)
+    batch = Batch(nobody, nobody, *(np.zeros(0) for _ in range(6)), number=0)  # type: ignore[arg-type]
+    rng = np.random.default_rng(1)
+    for mean in (3.0, 4.5):
+        outcome = new_outcome(30_000)
+        outcome.loss[:], outcome.rank[:] = rng.normal(mean, 1.0, 30_000), np.nan
+        watch(batch, outcome)
+    assert value(registry, "freshet_drift_alarms_total", signal="loss") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["event"] == "drift_found"
+
+
+def test_series_of_a_version_are_bounded(learned: Learned) -> None:
+    registry = CollectorRegistry()
+    metrics = WorkerMetrics(registry).of("a")
+    run(metrics, learned, Simulator(SimulatorOptions(users=200, items=60, sessions=8)), 3000)
+    metrics.observe_lag(dict.fromkeys(range(10), 1))
+    metrics.observe_batch(events=1, steps=dict.fromkeys(STEPS, 0.1), bad={"user": 1})
+    begun = time.perf_counter()
+    lines = [x for x in generate_latest(registry).decode().splitlines() if x.startswith("freshet_")]
+    took = time.perf_counter() - begun
+    own = [x for x in lines if 'version="a"' in x and "_created" not in x]
+    assert len(own) <= SERIES + 10
+    assert took < 1.0  # 2 ms on an idle machine
