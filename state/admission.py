@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,6 +129,11 @@ class Admission:
         used = slice(0, self._used)
         decayed = self._count[used] * 2.0 ** ((self._number[used] - number) / self._half_life)
         self._drop(np.flatnonzero(decayed < _FORGOTTEN))
+
+    def discard(self, names: Sequence[bytes]) -> None:
+        """Drop the counts of ids, where there are any."""
+        slots = self.ids.slots_of(Ids.of(names))
+        self._drop(np.unique(slots[slots >= 0]).astype(np.int64))
 
     def _drop(self, slots: NDArray[np.int64]) -> None:
         if not len(slots):

@@ -147,7 +147,7 @@ class Catalogue:
             return
         with self.lock:
             names = [name.encode() for name in changes]
-            slots = self.ids.slots_of(spans(names)).tolist()
+            slots = self.ids.slots_of(Ids.of(names)).tolist()
             for slot, item in zip(slots, changes.values(), strict=True):
                 if item is None and slot >= 0:
                     self._remove(slot)
@@ -223,7 +223,7 @@ class Catalogue:
             UnknownIdError: no item was ever in the category.
         """
         with self.lock:
-            places = self.ids.slots_of(spans([name.encode() for name in names]))
+            places = self.ids.slots_of(Ids.of([name.encode() for name in names]))
             allowed = self.offered(places)
             return allowed if category is None else allowed & self.having(places, self.code(category))
 
@@ -321,7 +321,7 @@ class Listing:
         if changed is None:
             stale[:] = True
         elif changed:
-            slots = items.ids.slots_of(spans(changed))
+            slots = items.ids.slots_of(Ids.of(changed))
             stale[slots[(slots >= 0) & (slots < count)]] = True
         self._seen = self.catalogue.changes
         old = np.flatnonzero(stale)
@@ -344,14 +344,6 @@ class Listing:
         self._allowed = _longer(self._allowed, slots)
         for code, mask in self._by_code.items():
             self._by_code[code] = _longer(mask, slots)
-
-
-def spans(names: Sequence[bytes]) -> Ids:
-    """Ids over one buffer."""
-    ends = np.cumsum([len(name) for name in names], dtype=np.int64)
-    starts = np.zeros(len(names), np.int64)
-    starts[1:] = ends[:-1]
-    return Ids(np.frombuffer(b"".join(names) or b"\0", np.uint8), starts, ends)
 
 
 def _longer(array: NDArray[Any], size: int) -> NDArray[Any]:

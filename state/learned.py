@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import timeit
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -15,8 +16,10 @@ from state.admission import Admission
 from state.arena import DONE, DURABLE, OLDEST, WATERMARK, Arena
 from state.evaluations import prequential_puts, read_prequential
 from state.expiry import CHECK_EVENTS, Expiry
+from state.ids import IdTable
 from state.items import ItemTable
 from state.ledger import Ledger, as_json, sealed, unsealed
+from state.rows import seen_in
 from state.spec import Spec
 from state.store import Store
 from state.users import UserTable
@@ -107,11 +110,18 @@ class Learned:
         self._seen = no_seen()
         self._committed = self.ledger.number  # events up to here are durable
         self._ring_committed = 0
+        self._gone: list[bytes] = []  # keys of what is forgotten and not durable yet
+        self._moved: list[int] = []  # slots of items that changed without an event
         self._restore()
         self._tell(durable=True)
         self.arena.publish()
 
     # -- learning -------------------------------------------------------------------------------
+
+    @property
+    def copies(self) -> None:
+        """Nothing changes while an answer is made."""
+        return None
 
     @property
     def model(self) -> Model:
@@ -236,6 +246,44 @@ class Learned:
         once()
         return min(timeit.repeat(once, number=1, repeat=5))
 
+    def counted(self, kind: Literal["user", "item"]) -> IdTable:
+        """Ids of a kind that have no row yet and are only counted."""
+        return (self._admit_users if kind == "user" else self._admit_items).ids
+
+    def forget(self, users: Sequence[bytes], items: Sequence[bytes], erased: int) -> int:
+        """Let go of rows and counts of ids for good, between two events; durable when it returns.
+
+        Args:
+            erased: erasures of the home's list that are followed with these.
+
+        Returns:
+            Rows that are gone.
+
+        Raises:
+            StoreError: nothing of it is durable.
+            ValueError: something that was learned is not committed.
+        """
+        if self.pending:
+            raise ValueError(f"{self.pending} events are not committed; ids are forgotten between commits.")
+        slots = [self.items.ids.slot_of(name.decode()) for name in items]
+        for slot in sorted((slot for slot in slots if slot >= 0), reverse=True):
+            self._gone.append(b"i" + self.items.discard(slot, self.ledger.number))
+            self._moved.append(slot)
+        self._moved = [slot for slot in self._moved if slot < self.items.count]
+        stored = self.store.get_many([b"u" + name for name in users])
+        for name, row in zip(users, stored, strict=True):
+            self.users.discard(name)
+            if row is not None:
+                self._gone.append(b"u" + name)
+                if self.spec.users_live_s:
+                    self._gone.append(self._expiry.index_key(seen_in(row), name))
+        rows = sum(key[:1] in (b"i", b"u") for key in self._gone)
+        self._admit_users.discard(users)
+        self._admit_items.discard(items)
+        self.ledger.forgot(erased)
+        self.commit()
+        return rows
+
     # -- durability -----------------------------------------------------------------------------
 
     def commit(self) -> int:
@@ -248,6 +296,8 @@ class Learned:
             StoreError: nothing of it was written.
         """
         users, items = self.users.changed(self._committed), self.items.changed(self._committed)
+        if self._moved:
+            items = np.union1d(items, np.array(self._moved, np.int64))
         self.store.write(self._puts(users, items), self._deletes())
         self.users.committed(users)
         self.ledger.committed()
@@ -255,6 +305,8 @@ class Learned:
         self._admit_items.committed()
         self._expiry.committed()
         self.prequential.committed()
+        self._gone.clear()
+        self._moved.clear()
         self._committed = self.ledger.number
         self._ring_committed = int(self._model.recent.pushed[0])
         self._tell(durable=True)
@@ -281,6 +333,7 @@ class Learned:
         yield b"mtables", sealed(as_json(state))
 
     def _deletes(self) -> Iterator[bytes]:
+        yield from self._gone
         yield from self._admit_users.deletes()
         yield from self._admit_items.deletes()
         yield from self._expiry.deletes(self.users, self.store, self._committed)

@@ -82,6 +82,7 @@ class Ledger:
         self.bad = 0  # records that were no events
         self.watermark = 0  # newest event time, seconds
         self.rules: list[tuple[int, str]] = []  # (from record number, how records were read)
+        self.erasures: list[tuple[int, int]] = []  # (from record number, erasures of the list that hold)
         self._entries: list[JournalSlice] = []  # those not written yet, and the last one that was
         self._written = 0  # journal entries before self._entries
 
@@ -89,6 +90,11 @@ class Ledger:
     def records(self) -> int:
         """Records passed, of all sources: events, bad and blank ones. It is a place in the journal."""
         return sum(source.next_offset - source.skipped for source in self.sources)
+
+    @property
+    def erased(self) -> int:
+        """Erasures of the home's list that were followed."""
+        return self.erasures[-1][1] if self.erasures else 0
 
     def partition(self, name: str) -> int:
         """Number of a source, given at first sight and kept for ever."""
@@ -118,6 +124,10 @@ class Ledger:
             self.rules.append((self.records, rules))
         return changed
 
+    def forgot(self, erased: int) -> None:
+        """From here on this many erasures hold."""
+        self.erasures.append((self.records, erased))
+
     def puts(self) -> Iterator[tuple[bytes, bytes]]:
         """Keys and values that say where the version stands now."""
         for number, source in enumerate(self.sources):
@@ -133,6 +143,8 @@ class Ledger:
             "rules": self.rules,
             "watermark": self.watermark,
         }
+        if self.erasures:
+            totals["erasures"] = self.erasures
         yield b"mledger", sealed(as_json(totals))
 
     def committed(self) -> None:
@@ -151,6 +163,7 @@ class Ledger:
         for name, value in json.loads(unsealed(b"mledger", totals)).items():
             setattr(ledger, name, value)
         ledger.rules = [(number, rules) for number, rules in ledger.rules]
+        ledger.erasures = [(number, erased) for number, erased in ledger.erasures]
         ledger.sources = [Source(**json.loads(unsealed(k, v))) for k, v in store.scan(b"o")]
         entries = list(journal_of(store))
         ledger._entries = entries[-1:]

@@ -193,6 +193,11 @@ def _decode(
     return -1
 
 
+def seen_in(value: bytes) -> int:
+    """Time of the newest event of a row, from its bytes."""
+    return int.from_bytes(value[16:24], "little", signed=True)
+
+
 class RowCodec:
     """Bytes of the rows of one kind under one layout."""
 

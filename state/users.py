@@ -7,6 +7,7 @@ the store when they are seen again, bit for bit the same.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from state.store import Store
 from state.tables import begin_rows
 from streaming.events import Ids
 from streaming.kernels import hash_bytes, kernel
-from streaming.learners.contract import History, Layout, Neighbours
+from streaming.learners.contract import History, Layout, Neighbours, Rows
 from streaming.learners.model import USER, initial_values, new_rows
 
 
@@ -221,12 +222,44 @@ class UserTable:
         )
         return new
 
+    def copy(self, user: str, rows: Rows, history: History) -> bool | None:
+        """Copy a user's row into slot 0; None where only the store knows whether there is one."""
+        slot = self.ids.slot_of(user)
+        if slot < 0:
+            return None
+        for mine, theirs in ((rows, self.rows), (history, self.history)):
+            for name in mine._fields:
+                getattr(mine, name)[0] = getattr(theirs, name)[slot]
+        return True
+
+    def read_all(self, arrays: RowArrays) -> Iterator[list[bytes]]:
+        """Read all users of the store into slots 0, 1, …, as many as there is room for; yields their ids."""
+        found = self._store.scan(b"u")
+        while part := list(islice(found, len(arrays.rows.events))):
+            keys = [key for key, _ in part]
+            self._codec.decode(arrays, np.arange(len(part)), keys, [value for _, value in part])
+            yield [key[1:] for key in keys]
+
     def expire(self) -> list[bytes]:
         """Let go of users whose newest event is older than `oldest`; returns their ids."""
         gone = np.flatnonzero((self.ids.arrays.length > 0) & (self.rows.seen < self.oldest))
         names = [self.ids.id_of(slot) for slot in gone.tolist()]
         self._release(gone)
         return names
+
+    def discard(self, name: bytes) -> bool:
+        """Let go of a user, and leave nothing of the row in memory; False where it is not here."""
+        slot = self.ids.slot_of(name.decode())
+        if slot < 0:
+            return False
+        with self._arena.changing(USERS_SEQUENCE):
+            ids = self.ids.arrays
+            start, end = ids.start[slot], ids.start[slot] + ids.length[slot]
+            self._release(np.array([slot]))
+            ids.data[start:end] = 0
+            for array in (*self.rows, *self.history, self.partition):
+                array[slot] = 0
+        return True
 
     def committed(self, slots: NDArray[np.int64]) -> None:
         """These rows are durable."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,14 @@ class Ids:
     data: NDArray[np.uint8]
     start: NDArray[np.int64]  # (N,)
     end: NDArray[np.int64]  # (N,)
+
+    @classmethod
+    def of(cls, names: Sequence[bytes]) -> Ids:
+        """These ids, one behind the other in a new buffer."""
+        ends = np.cumsum([len(name) for name in names], dtype=np.int64)
+        starts = np.zeros(len(names), np.int64)
+        starts[1:] = ends[:-1]
+        return cls(np.frombuffer(b"".join(names) or b"\0", np.uint8), starts, ends)
 
     def __len__(self) -> int:
         return len(self.start)

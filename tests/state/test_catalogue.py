@@ -7,10 +7,11 @@ import pytest
 from numpy.random import Generator
 
 from state import catalogue as module
-from state.catalogue import Catalogue, CatalogueItem, Listing, spans
+from state.catalogue import Catalogue, CatalogueItem, Listing
 from state.items import ItemTable
 from streaming import learners
 from streaming.errors import UnknownIdError
+from streaming.events import Ids
 
 
 def entry(name: str, *categories: str, available: bool = True, **features: float | str) -> CatalogueItem:
@@ -25,7 +26,7 @@ def table(*names: str) -> ItemTable:
 
 
 def add(items: ItemTable, *names: str) -> None:
-    items.resolve(spans([name.encode() for name in names]), np.ones(len(names), np.bool_))
+    items.resolve(Ids.of([name.encode() for name in names]), np.ones(len(names), np.bool_))
 
 
 def held(catalogue: Catalogue, *items: CatalogueItem) -> Catalogue:
