@@ -17,6 +17,7 @@ import selectors
 import socket
 import struct
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from state.store import Store
-from state.versions import Version
+from state.versions import NAME, Version, checkpoint_of, half_made
 from streaming import errors
 from streaming.errors import FreshetError, StoreError, UsageError, VersionError, nearest
 
@@ -62,7 +63,17 @@ def _snapshot(holder: Holder, arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {"snapshot": number, "snapshots": holder.version.snapshots()}
 
 
-COMMANDS: dict[str, Command] = {"snapshot": _snapshot}
+def _fork(holder: Holder, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Put a checkpoint of what is durable now into the version that another process is making."""
+    name, asker = str(arguments["name"]), int(arguments["asker"])
+    if not NAME.fullmatch(name):
+        raise UsageError(f"{name!r} cannot name a version.")
+    begun = time.perf_counter()
+    holder.store.checkpoint(checkpoint_of(holder.version.path.parent / half_made(name, asker)))
+    return {"seconds": round(time.perf_counter() - begun, 4)}
+
+
+COMMANDS: dict[str, Command] = {"snapshot": _snapshot, "fork": _fork}
 
 
 class Control:

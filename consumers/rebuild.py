@@ -26,9 +26,11 @@ from consumers.eventlog.journal import JournalLog, topic_of
 from consumers.eventlog.kafka_part import parsed_name
 from consumers.metrics import WorkerMetrics
 from consumers.settings import WorkerSettings
+from state.directories import alive
 from state.findings import text_of
 from state.learned import Learned
 from state.ledger import JournalSlice, Ledger, journal_of
+from state.lineage import read_lineage
 from state.rocksdb import RocksStore
 from state.store import Store
 from state.versions import Version
@@ -86,7 +88,8 @@ def rebuild(
     """Learn a version again from its log, and compare with its store as of the same offsets.
 
     Args:
-        from_snapshot: begin with this snapshot, where the log before it is gone.
+        from_snapshot: begin with this snapshot, where the log before it is gone. Without it, begin with
+            what the version began with: nothing, or what it was forked from.
         replace: put the new store in the place of one that differs; no worker may run.
         format: of the files, where their names do not tell.
         client: settings of kafka-python's consumer, needed where the version learned from a topic.
@@ -104,6 +107,8 @@ def rebuild(
     settings = settings or WorkerSettings()
     with version.open() if replace else version.reading() as store, _workplace(version) as place:
         made = place / "store"
+        if from_snapshot is None:
+            from_snapshot = _beginning(version, store)
         if from_snapshot is not None:
             with RocksStore(version.snapshot_path(from_snapshot)) as snapshot:
                 snapshot.checkpoint(made)
@@ -121,6 +126,21 @@ def rebuild(
             result.replaced = True
     result.seconds = time.monotonic() - begun
     return result
+
+
+def _beginning(version: Version, store: Store) -> int | None:
+    """The snapshot of what a version began with; None where that was nothing."""
+    origins = read_lineage(store)
+    if not origins:
+        return None
+    newest = origins[-1]
+    if newest.number not in version.snapshots():
+        begun = {"fork": f'as a fork of "{newest.source}"', "vectors": f"with vectors of {newest.source}"}
+        raise VersionError(
+            f'"{version.name}" began {begun[newest.kind]} after event {newest.number}, and the snapshot of '
+            "that, which no log gives again, is gone. Begin with a later one: --from-snapshot NUMBER."
+        )
+    return newest.number
 
 
 def _learn_again(
@@ -313,7 +333,7 @@ def _workplace(version: Version) -> Iterator[Path]:
     """A directory beside the store, so that the new store can be moved into its place at once."""
     for left in version.path.glob(".rebuild-*"):
         pid = int(left.name.rpartition("-")[2])
-        if pid == os.getpid() or not _alive(pid):
+        if pid == os.getpid() or not alive(pid):
             shutil.rmtree(left)
     place = version.path / f".rebuild-{os.getpid()}"
     place.mkdir()
@@ -321,13 +341,3 @@ def _workplace(version: Version) -> Iterator[Path]:
         yield place
     finally:
         shutil.rmtree(place)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

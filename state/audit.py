@@ -20,6 +20,7 @@ from state.expiry import Expiry
 from state.findings import Findings
 from state.items import ItemTable
 from state.ledger import JournalSlice, Source, unsealed
+from state.lineage import LINEAGE
 from state.memory import MemoryStore
 from state.rows import RowArrays, RowCodec
 from state.spec import Spec
@@ -86,6 +87,7 @@ class _Audit:
         self._comparable = ledger is not None and tables is not None
         self._ledger = ledger or dict.fromkeys(("number", "learned", "bad", "watermark"), _UNKNOWN)
         self._tables = tables or {"next_serial": _UNKNOWN, "recent_pushed": 0}
+        self._forgot = bool(self._ledger.get("erasures"))  # rows may be gone
         self.findings.events = self._ledger["number"] if ledger else 0
         self._sources: list[Source] = []
         self._next: dict[int, int] = {}  # partition → where the journal has got to
@@ -171,7 +173,7 @@ class _Audit:
                 self.findings.values += 1
                 if value != b"%d" % FORMAT:
                     self.findings.add(key, f"expected format {FORMAT}.")
-            elif key in (b"mledger", b"mprequential", b"mspec", b"mtables"):
+            elif key in (LINEAGE, b"mledger", b"mprequential", b"mspec", b"mtables"):
                 sealed.append((key, value))
             else:
                 self.unknown([(key, value)])
@@ -326,7 +328,8 @@ class _Audit:
             )
         given = self._tables["next_serial"]
         fits = (np.diff(serials) > 0).all() and self._known(serials).all()
-        if not fits or (not self._spec.items_live_s and len(serials) != given):
+        may_be_gone = self._spec.items_live_s or self._forgot
+        if not fits or (not may_be_gone and len(serials) != given):
             self.findings.add(b"", f"the items do not have the {given} serials that were given, one each.")
 
     def _check_positions(self) -> None:
@@ -353,7 +356,7 @@ class _Audit:
             (USER, "users", self._spec.users_live_s),
             (ITEM, "items", self._spec.items_live_s),
         ):
-            if not expires and self._learned[kind] != self._ledger["learned"]:
+            if not (expires or self._forgot) and self._learned[kind] != self._ledger["learned"]:
                 self.findings.add(
                     b"",
                     f"the rows of {name} have {self._learned[kind]} events, "

@@ -3,14 +3,14 @@
 HOME/versions/NAME/spec.toml           what the version is
                    current             name of the directory of its store
                    store-000001/       RocksDB: rows, parameters, offsets, journal
-                   snapshots/N/        RocksDB checkpoints after event N
+                   snapshots/N/        RocksDB checkpoints after event N; of a fork also its beginning
                    dead-letters.jsonl  records that were refused
                    identity            of this copy of the store, kept outside of it
 """
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import os
 import re
 import shutil
@@ -21,54 +21,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
+from state.directories import VersionDirectory, alive, aside, remove, synced, write_whole
 from state.ledger import Ledger
+from state.lineage import read_lineage
 from state.rocksdb import RocksStore
 from state.spec import Spec, read_spec, write_spec
 from state.store import Store
-from streaming.errors import StoreError, StoreLockedError, StoreReadOnlyError, VersionError, nearest
+from streaming.errors import StoreError, VersionError, nearest
 
-logger = structlog.get_logger()
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+FIRST_STORE = "store-000001"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
+class Version(VersionDirectory):
     """A version's directory and spec."""
 
-    name: str
-    path: Path
     spec: Spec
-
-    @property
-    def store_path(self) -> Path:
-        """Directory of the RocksDB in use."""
-        return self.path / (self.path / "current").read_text().strip()
-
-    @property
-    def dead_letters_path(self) -> Path:
-        """File of the records that were refused."""
-        return self.path / "dead-letters.jsonl"
-
-    @property
-    def identity(self) -> str:
-        """Of this copy of the store."""
-        return (self.path / "identity").read_text().strip()
-
-    @property
-    def learned_anything(self) -> bool:
-        """Whether there is a store yet."""
-        return (self.store_path / "CURRENT").exists()
-
-    def open(self) -> RocksStore:
-        """The store, for its one writer.
-
-        Raises:
-            StoreLockedError: another process has it.
-        """
-        return RocksStore(self.store_path)
 
     @contextmanager
     def reading(self, snapshot: int | None = None) -> Iterator[RocksStore]:
@@ -97,6 +66,8 @@ class Version:
     def snapshot(self, store: Store, keep: int) -> int:
         """Keep what is durable in `store`, the store in use; the oldest snapshots beyond `keep` go.
 
+        What the version began with, where that was not nothing, does not count and stays.
+
         Returns:
             The number of the newest event in it.
         """
@@ -111,11 +82,12 @@ class Version:
         target = kept / f"{number:012d}"
         if target.exists():
             # After a restore the same number may stand for other events.
-            _remove(target)
+            remove(target)
         half.rename(target)
-        others = [n for n in self.snapshots() if n != number]
-        for old in others[: max(0, len(others) + 1 - keep)]:
-            _remove(self.snapshot_path(old))
+        beginnings = {origin.number for origin in read_lineage(store)}
+        kept_now = [n for n in self.snapshots() if n not in beginnings]
+        for old in [n for n in kept_now if n != number][: max(0, len(kept_now) - keep)]:
+            remove(self.snapshot_path(old))
         return number
 
     def restore(self, number: int) -> None:
@@ -142,44 +114,12 @@ class Version:
         new = self.path / f"store-{int(old.name.rpartition('-')[2]) + 1:06d}"
         shutil.rmtree(new, ignore_errors=True)
         made.rename(new)
-        _write_whole(self.path / "current", new.name)
-        _write_whole(self.path / "identity", uuid.uuid4().hex)
+        write_whole(self.path / "current", new.name)
+        write_whole(self.path / "identity", uuid.uuid4().hex)
         # The old store, and what a kill left at an earlier time.
         for path in self.path.glob("store-*"):
             if path != new:
                 shutil.rmtree(path, ignore_errors=True)
-
-    @contextmanager
-    def holding(self) -> Iterator[None]:
-        """Keep every other process from the store in use, even where that is too damaged to be opened.
-
-        Raises:
-            StoreLockedError: a worker has the store.
-        """
-        try:
-            store = self.open()
-        except (StoreLockedError, StoreReadOnlyError):
-            raise
-        except StoreError as damage:
-            with self._lock_file(damage):
-                yield
-            return
-        with store:
-            yield
-
-    @contextmanager
-    def _lock_file(self, damage: StoreError) -> Iterator[None]:
-        """The lock that RocksDB takes, taken without RocksDB."""
-        with (self.store_path / "LOCK").open("a") as lock:
-            try:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise StoreLockedError(
-                    f"{self.store_path}: another process holds this store. "
-                    "Stop that worker, or wait until it has ended."
-                ) from error
-            logger.warning("store_damaged", path=str(self.store_path), reason=str(damage))
-            yield
 
     def snapshot_path(self, number: int) -> Path:
         """Directory of a snapshot.
@@ -207,7 +147,7 @@ class Registry:
             return []
         # Half-made and half-removed directories have names that no version can have.
         found = (p for p in self._versions.iterdir() if (p / "spec.toml").exists())
-        return sorted(p.name for p in found if _NAME.fullmatch(p.name))
+        return sorted(p.name for p in found if NAME.fullmatch(p.name))
 
     def get(self, name: str) -> Version:
         """A version.
@@ -236,68 +176,82 @@ class Registry:
             VersionError: the name is taken, or cannot be one.
             StoreError: the home cannot be written.
         """
-        if not _NAME.fullmatch(name):
+        with self.making(name, spec):
+            pass  # a version that begins with nothing
+        return self.get(name)
+
+    @contextmanager
+    def making(self, name: str, spec: Spec) -> Iterator[Path]:
+        """Make a version; what the block puts into its directory, the version has from the beginning.
+
+        Yields:
+            The directory, under a name that no version can have: `half_made(name, pid)`.
+
+        Raises:
+            VersionError: the name is taken, or cannot be one.
+            StoreError: the home cannot be written.
+        """
+        if not NAME.fullmatch(name):
             raise VersionError(
                 f"{name!r} cannot name a version; use letters, digits, '.', '_', '-', at most 64, "
                 "a letter or digit first."
             )
-        path = self._versions / name
+        path, half = self._versions / name, self._versions / half_made(name, os.getpid())
+        taken = VersionError(f'There is a version "{name}" already. Choose another name, or delete it first.')
         if path.exists():
-            raise VersionError(
-                f'There is a version "{name}" already. Choose another name, or delete it first.'
-            )
-        half = self._versions / f".{name}.{os.getpid()}"
-        shutil.rmtree(half, ignore_errors=True)
+            raise taken
+        self._forget_half_made()
         try:
+            shutil.rmtree(half, ignore_errors=True)
             half.mkdir(parents=True)
             write_spec(half / "spec.toml", spec)
-            (half / "current").write_text("store-000001\n")
+            (half / "current").write_text(FIRST_STORE + "\n")
             (half / "identity").write_text(uuid.uuid4().hex + "\n")
+            yield half
+            for each in ("spec.toml", "current", "identity", "."):
+                synced(half / each)
             half.rename(path)
+            synced(self._versions)
         except OSError as error:
-            shutil.rmtree(half, ignore_errors=True)
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                raise taken from error
             raise StoreError(
                 f'{self._versions}: the version "{name}" cannot be written there ({error.strerror}). '
                 "Mend this, or name another home with --home."
             ) from error
-        return self.get(name)
+        finally:
+            shutil.rmtree(half, ignore_errors=True)
+
+    def _forget_half_made(self) -> None:
+        """Remove what killed processes left."""
+        for left in self._versions.glob(".*"):
+            pid = left.name.rpartition(".")[2]
+            if pid.isdigit() and not alive(int(pid)):
+                shutil.rmtree(left, ignore_errors=True)
 
     def delete(self, name: str) -> None:
-        """Remove a version and all it learned.
+        """Remove a version and all it learned; its spec may be damaged.
 
         Raises:
             VersionError: there is none of that name.
             StoreLockedError: a worker has its store.
         """
-        version = self.get(name)
+        version = VersionDirectory(name, self.path_of(name))
         for gone in self._versions.glob(".*.gone"):
             shutil.rmtree(gone, ignore_errors=True)  # what a kill left of a deletion
-        if not version.learned_anything:
-            _remove(version.path)
+        if not (version.path / "current").exists() or not version.learned_anything:
+            remove(version.path)
             return
         with version.holding():
-            gone = _aside(version.path)
+            gone = aside(version.path)
         shutil.rmtree(gone)
 
 
-def _aside(path: Path) -> Path:
-    """Rename a directory so that nobody takes it for what it was."""
-    gone = path.with_name(f".{path.name}.gone")
-    shutil.rmtree(gone, ignore_errors=True)
-    path.rename(gone)
-    return gone
+def half_made(name: str, pid: int) -> str:
+    """Name of the directory where a process makes a version; no version can have it."""
+    return f".{name}.{pid}"
 
 
-def _remove(path: Path) -> None:
-    """Remove a directory; a kill meanwhile leaves no half of it behind under its name."""
-    shutil.rmtree(_aside(path))
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Replace a small file; a kill leaves the old or the new text."""
-    half = path.with_name(f".{path.name}.new")
-    with half.open("w") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    half.replace(path)
+def checkpoint_of(half: Path) -> Path:
+    """Where a checkpoint that a version is to begin with belongs in its directory."""
+    return half / FIRST_STORE
