@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from datetime import datetime
+from pathlib import Path
 from threading import Event as Flag
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -21,6 +23,7 @@ from consumers.control import Control, Holder
 from consumers.dead_letters import DeadLetterLog, DeadLetters
 from consumers.embeddings import EmbeddingWorker, Pace, Totals
 from consumers.eventlog.files import FilesLog
+from consumers.eventlog.segments import EVENTS, Segments, is_segments
 from consumers.kafka_settings import client_settings
 from consumers.metrics import WorkerMetrics, serve_metrics
 from consumers.settings import Settings
@@ -62,8 +65,9 @@ def work(
         The version that learns; `freshet versions create` makes one.
     from_
         Event files (JSON lines, CSV, parquet, plain or .gz or .zst), read one after the other; "-" is
-        standard input, "kafka" the topic in the settings. Without it, Kafka where
-        kafka.bootstrap_servers is set, else the files that the version learned from before.
+        standard input, "kafka" the topic in the settings, HOME/events what `freshet serve` was sent.
+        Without it, Kafka where kafka.bootstrap_servers is set, else the files that the version learned
+        from before, else HOME/events.
     until_end
         Stop at the end of the files. This is what happens without --follow, too. With Kafka: stop at
         what is the end now.
@@ -103,7 +107,9 @@ def work(
             options = _KafkaOptions(begin, on_lost_offsets, take_over, until_end)
             log = _kafka_log(chosen, learned, rules, settings, options)
         else:
-            log = _files_log(chosen, learned, rules, from_, follow=follow, format=format)
+            sources = [source.name for source in learned.ledger.sources]
+            paths = from_ or known_files(settings.home / EVENTS, sources, follow=follow)
+            log = _files_log(paths, learned, rules, follow=follow, format=format)
         aside = _dead_letters(chosen, log, settings)
         totals = _run(chosen, learned, log, aside, settings, stop)
         if not log.repeatable:
@@ -113,20 +119,30 @@ def work(
     return 0
 
 
-def _files_log(
-    version: Version,
-    learned: Learned,
-    rules: EventRules,
-    given: list[str] | None,
-    *,
-    follow: bool,
-    format: str | None,
-) -> FilesLog:
-    sources = learned.ledger.sources
-    paths = given or [s.name for s in sources]
+def known_files(events: Path, sources: list[str], *, follow: bool) -> list[str]:
+    """What a version reads that is told nothing: what it read before, else what the server was sent.
+
+    Raises:
+        UsageError: there is neither.
+    """
+    here = os.path.abspath(events)
+    others = [name for name in sources if os.path.dirname(name) != here]
+    if follow and not others:
+        Segments(events).settle()  # the server may begin later than this worker
+    sent = len(others) < len(sources) or (not others and is_segments(events))
+    paths = [*others, str(events)] if sent else others
     if not paths:
-        raise UsageError(f'"{version.name}" has learned nothing yet, so --from must name its event files.')
-    units = {s.name: s.time_unit for s in sources if s.time_unit}
+        raise UsageError(
+            "The version has learned nothing yet and the server was sent no events, so --from must name "
+            "event files; or give --follow, to wait for what `freshet serve` is sent."
+        )
+    return paths
+
+
+def _files_log(
+    paths: list[str], learned: Learned, rules: EventRules, *, follow: bool, format: str | None
+) -> FilesLog:
+    units = {s.name: s.time_unit for s in learned.ledger.sources if s.time_unit}
     return FilesLog(paths, rules, follow=follow, format=format, time_units=units)
 
 

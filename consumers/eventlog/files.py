@@ -1,6 +1,6 @@
 """Files as an event log: JSON lines, CSV and parquet enter, slices of events leave.
 
-Each file is a partition.
+Each file is a partition; a directory of segments stands for all of them.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from consumers.eventlog.contract import Slice
 from consumers.eventlog.lines import FileBytes, LineReader, StreamBytes, numbered, open_file, size_of
 from consumers.eventlog.parquet import ParquetReader
+from consumers.eventlog.segments import SegmentBytes, Segments, is_segments, segments_in
 from consumers.eventlog.tabular import CsvReader
 from streaming.decoding import JsonDecoder, no_events
 from streaming.errors import InputFormatError, InputVanishedError, SettingError, nearest
@@ -103,7 +105,8 @@ class FilesLog:
 
     Args:
         paths: files; their format is that of their name (.jsonl, .ndjson, .json, .csv, .tsv, .parquet;
-            the text formats also with .gz or .zst behind); "-" is standard input.
+            the text formats also with .gz or .zst behind); "-" is standard input; a directory of segments
+            is each of them in turn, and with `follow` those that are begun later, too.
         rules: what makes a record an event.
         follow: wait for lines that are appended. An unfinished last line is left until its end comes;
             without `follow` it is a record. Compressed and parquet files do not grow.
@@ -131,6 +134,9 @@ class FilesLog:
         self._follow = follow
         self._stdin = stdin
         self._units: dict[str, str] = dict(time_units or {})
+        self._directories = [Path(os.path.abspath(path)) for path in paths if is_segments(path)]
+        for directory in self._directories:
+            Segments(directory).settle()
         self._formats = _formats(paths, format)
         self._readers: dict[str, _Reader] = {}
         self._bytes: dict[str, FileBytes | StreamBytes | ParquetReader] = {}
@@ -145,7 +151,8 @@ class FilesLog:
 
     @property
     def ended(self) -> bool:
-        return len(self._done) == len(self._formats)
+        grows = self._follow and bool(self._directories)
+        return len(self._done) == len(self._formats) and not grows
 
     @property
     def time_units(self) -> dict[str, str]:
@@ -176,6 +183,8 @@ class FilesLog:
             found = self._next(max_events)
             if found is not None or self.ended:
                 return found
+            if self._begun_segments():
+                continue
             left = deadline - time.monotonic()
             if left <= 0:
                 return None
@@ -234,6 +243,17 @@ class FilesLog:
             self._turn = (self._turn + 1) % len(names)
         return None
 
+    def _begun_segments(self) -> bool:
+        """Take in the segments that were begun since; whether there are any."""
+        if not self._follow:
+            return False
+        there = [os.fspath(path) for directory in self._directories for path in segments_in(directory)]
+        new = [source for source in there if source not in self._formats]
+        self._formats |= dict.fromkeys(new, "jsonl")
+        if new:
+            self._turn = 0  # what is left in the segments before them comes first
+        return bool(new)
+
     def _read(self, source: str, most: int) -> Slice | None:
         reader = self._reader(source)
         found = reader.read(most)
@@ -265,11 +285,13 @@ class FilesLog:
             table = ParquetReader(source, self._rules, unit)
             self._bytes[source] = table
             return table
-        opened = (
-            StreamBytes(self._stdin or sys.stdin.buffer)
-            if source == STDIN
-            else FileBytes(source, follow=self._follow)
-        )
+        opened: StreamBytes | FileBytes
+        if source == STDIN:
+            opened = StreamBytes(self._stdin or sys.stdin.buffer)
+        elif Path(source).parent in self._directories:
+            opened = SegmentBytes(source, follow=self._follow)
+        else:
+            opened = FileBytes(source, follow=self._follow)
         self._bytes[source] = opened
         if kind == "jsonl":
             return JsonLinesReader(LineReader(opened, self._rules), self._rules, unit)
@@ -285,16 +307,25 @@ def _formats(paths: Sequence[str | os.PathLike[str]], given: str | None) -> dict
             + nearest(given, FORMATS)
         )
     formats: dict[str, str] = {}
-    for path in (os.fspath(path) for path in paths):
+    for path in _expanded(paths):
         source = path if path == STDIN else os.path.abspath(path)
         if source in formats:
             raise SettingError(f"{source} is given twice; each file is read once.")
         if source != STDIN:
             open_file(source).close()
         formats[source] = FORMATS[given] if given else format_of(source)
-    if not formats:
+    if not paths:
         raise SettingError("no event file is given; name one or more, or - for standard input.")
     return formats
+
+
+def _expanded(paths: Sequence[str | os.PathLike[str]]) -> Iterator[str]:
+    """The paths, the segments of a directory in its place."""
+    for path in paths:
+        if is_segments(path):
+            yield from map(os.fspath, segments_in(Path(path)))
+        else:
+            yield os.fspath(path)
 
 
 def format_of(source: str) -> str:

@@ -76,9 +76,10 @@ class FileBytes:
         parts: list[bytes] = []
         size = 0
         # What was read before the damage is handed out first.
-        while size < BLOCK_BYTES and self._damage is None:
+        most = min(BLOCK_BYTES, self.room())
+        while size < most and self._damage is None:
             try:
-                part = self._part(BLOCK_BYTES - size)
+                part = self._part(most - size)
             except (EOFError, OSError, zlib.error, zstandard.ZstdError) as error:
                 self._damage = error
                 break
@@ -89,6 +90,10 @@ class FileBytes:
         if self._damage is not None and not parts:
             raise self._damaged(records) from self._damage
         return b"".join(parts)
+
+    def room(self) -> int:
+        """Bytes that may be read now, where not all that is there may be."""
+        return BLOCK_BYTES
 
     def wait(self, seconds: float) -> None:
         time.sleep(seconds)
