@@ -36,10 +36,10 @@ from streaming.learners.negatives import exponential, first_place, place_of, tab
 from streaming.learners.neighbours import count_total, fade_lists, unit, weight_of
 from streaming.learners.pooling import gather, pool, repeat_term
 from streaming.learners.reductions import dot
+from streaming.learners.softmax import bias_half_life, query
 from streaming.learners.softmax import decay as decay_softmax
 from streaming.learners.softmax import explain as explain_softmax
 from streaming.learners.softmax import learn as learn_softmax
-from streaming.learners.softmax import query
 from streaming.learners.transitions import learn_transitions
 
 NEXT, TOGETHER = 0, 1  # lists of an item: its followers, and what it is had together with
@@ -391,4 +391,5 @@ LEARNER = Learner(
     query=query,
     explain=explain,
     decay=decay,
+    bias_half_life=bias_half_life,
 )

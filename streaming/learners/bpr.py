@@ -21,7 +21,6 @@ from streaming.learners.contract import (
     past_item,
     touch,
 )
-from streaming.learners.neighbours import unit
 from streaming.learners.optimisers import to_length_one
 from streaming.learners.reductions import dot, dot_of
 
@@ -244,12 +243,10 @@ def decay(model: Model, known: int, number: int) -> None:
 
 @kernel
 def query(model: Model, event: Event, out: NDArray[np.float32]) -> None:
-    """h (over the temperature with cosine) in the unit of the stored biases."""
+    """h (over the temperature with cosine)."""
     options, user = model.options, model.workspace.user
     represent(model, event, user)
-    factor = np.float32(
-        unit(event.number, options.half_life) / (options.temperature if options.cosine else 1.0)
-    )
+    factor = np.float32(1.0 / options.temperature if options.cosine else 1.0)
     for k in range(user.shape[0]):
         out[k] = factor * user[k]
 
@@ -305,6 +302,11 @@ def layout(options: Options) -> Layout:
     )
 
 
+def bias_half_life(options: Options) -> float:
+    """Of the items' biases."""
+    return options.half_life
+
+
 def workspace(options: Options) -> Workspace:
     """Three vectors."""
     return Workspace(*(np.zeros(options.dimension, np.float32) for _ in range(3)))
@@ -321,4 +323,5 @@ LEARNER = Learner(
     query=query,
     explain=explain,
     decay=decay,
+    bias_half_life=bias_half_life,
 )

@@ -156,12 +156,15 @@ class Learner:
         layout, parameters, workspace: functions of the options.
         check: raises ValueError with the reason where options make no sense.
         query: kernel (model, event, out): the user's vector whose inner product with the items'
-            `vector` field (plus `bias` field, where there is one) ranks; None where nothing is embedded.
+            `vector` field, plus the true value of their `bias` field where there is one, ranks; None
+            where nothing is embedded. It is in the unit of the score, whatever the unit of the biases.
         explain: kernel (model, event, out): parts of the score of event.item, which sum to it up to
             monotony: out[0] the user's own row, out[1] popularity, out[2] repetition, out[3 + k] the
             item had k + 1 events ago.
         decay: kernel (model, known, number), called before every event, also one that teaches nothing:
             the place of `fade`, which must not miss its number.
+        bias_half_life: of the options; the items' `bias` field decays, so that its true value after
+            event n is the stored one times half_life_scale(n, half-life). None: it does not.
     """
 
     name: str
@@ -175,6 +178,7 @@ class Learner:
     query: Callable[..., None] | None = None
     explain: Callable[..., None] | None = None
     decay: Callable[..., None] | None = None
+    bias_half_life: Callable[[Any], float] | None = None
 
     def loop(self) -> Callable[..., None]:
         """The compiled `test_then_learn` of this learner."""

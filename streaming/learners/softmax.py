@@ -197,14 +197,10 @@ def score_of(model: Model, event: Event, found: int) -> Any:
 
 @kernel
 def query(model: Model, event: Event, out: NDArray[np.float32]) -> None:
-    """h / τ in the unit of the stored biases: its inner product with `vector`, plus `bias`, ranks.
-
-    The repeat term is no part of it.
-    """
+    """h / τ: its inner product with `vector`, plus the bias's true value, is the score without repetition."""
     pool(model, event, gather(model, event))
-    factor = model.options.temperature * half_life_scale(event.number, model.options.bias_half_life)
     for k in range(out.shape[0]):
-        out[k] = model.workspace.user[k] / np.float32(factor)
+        out[k] = model.workspace.user[k] / np.float32(model.options.temperature)
 
 
 @kernel
@@ -277,6 +273,11 @@ def parameters(options: Options) -> Params:
     )
 
 
+def bias_half_life(options: Options) -> float:
+    """Of the items' biases."""
+    return options.bias_half_life
+
+
 def workspace(options: Options) -> Workspace:
     """Room for one event."""
     candidates = options.history + 1 + options.negatives
@@ -317,4 +318,5 @@ LEARNER = Learner(
     query=query,
     explain=explain,
     decay=decay,
+    bias_half_life=bias_half_life,
 )

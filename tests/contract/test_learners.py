@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from streaming import learners
 from streaming.errors import SettingError
-from streaming.learners.contract import Event, Model
+from streaming.learners.contract import Event, Model, half_life_scale
 from streaming.learners.model import width_of
 from tests.streaming.learners.harness import Harness, numbered
 
@@ -233,7 +233,9 @@ def test_query_ranks_as_the_score_does(name: str, cosine: bool) -> None:
         query = np.zeros(vector.stop, np.float32)
         learner.query(h.model, event_of(h, user, 0), query)
         near = h.model.items.floats[: h.known, vector] @ query
-        near += h.model.items.floats[: h.known, h.layout.column("item", "bias")][:, 0]
+        half_life = learner.bias_half_life(h.options) if learner.bias_half_life else np.inf
+        scale = np.float32(half_life_scale(event_of(h, user, 0).number, half_life))
+        near += scale * h.model.items.floats[: h.known, h.layout.column("item", "bias")][:, 0]
         had = h.model.slot_of[h.model.history.serial[user, : h.model.history.pushed[user]]]
         others = np.setdiff1d(np.arange(h.known), had)
         assert_same_order(near[others], scores(h, user)[others])

@@ -24,6 +24,7 @@ from state.spec import new_spec
 from state.versions import Registry, Version
 from streaming import learners
 from streaming.errors import StoreError, UnknownIdError, UsageError, VersionError
+from streaming.learners.contract import half_life_scale
 from tests.state.streams import batch, everything, lively, teach
 
 EVENTS = 2000
@@ -181,7 +182,9 @@ def test_embedding_of_a_user_ranks_items_as_the_recommendations_do(softmax: Answ
     names, rows = stored(softmax, b"i")
     vector = np.array(softmax.embedding("user", "user-0").vector, np.float32)
     past = past_of(softmax.learned, "user-0")
-    ranked = [names[k] for k in np.argsort(-(rows[:, :D] @ vector + rows[:, D])) if names[k] not in past]
+    learned = softmax.learned
+    bias = rows[:, D] * half_life_scale(learned.ledger.number, learned.options.bias_half_life)
+    ranked = [names[k] for k in np.argsort(-(rows[:, :D] @ vector + bias)) if names[k] not in past]
     assert [one.item for one in softmax.recommend("user-0", 20).items] == ranked[:20]
 
 

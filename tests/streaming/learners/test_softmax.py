@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from streaming import learners
 from streaming.errors import SettingError
 from streaming.kernels import mix, random_bits
-from streaming.learners.contract import CLIPPED, SKIPPED, Event
+from streaming.learners.contract import CLIPPED, SKIPPED, Event, half_life_scale
 from tests.streaming.learners.harness import Harness, hit_rate, numbered
 
 Floats = NDArray[np.float64]
@@ -265,9 +265,10 @@ def test_query_and_explain_agree_with_score(cosine: bool) -> None:
         harness.learner.query(harness.model, event, vector)
         harness.learner.explain(harness.model, event, parts)
         assert parts.sum() == pytest.approx(scores[j], abs=2e-5)
-        by_query.append(vector @ rows[j, :d] + rows[j, d] + 0.0)
+        scale = half_life_scale(event.number, harness.learner.bias_half_life(harness.options))
+        by_query.append(vector @ rows[j, :d] + scale * rows[j, d])
         scores[j] -= parts[2]
-    assert np.array_equal(np.argsort(by_query), np.argsort(scores))
+    np.testing.assert_allclose(by_query, scores, atol=2e-5)
     if cosine:
         np.testing.assert_allclose(np.linalg.norm(rows[:, :d], axis=1), 1.0, atol=1e-5)
 
