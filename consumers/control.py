@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from state.live import discard
 from state.store import Store
 from state.versions import NAME, Version, checkpoint_of, half_made
 from streaming import errors
@@ -185,6 +186,7 @@ def ask(version: Version, command: str, **arguments: Any) -> dict[str, Any]:
         with connection:
             return _asked(version, connection, {"command": command, "arguments": arguments})
     with version.open() as store:
+        discard(version.live_path)  # which would not know of what is done here
         return _done(Holder(version, store, lambda: _learned(version, store)), command, arguments)
 
 

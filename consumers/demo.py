@@ -18,9 +18,11 @@ from consumers.dead_letters import DeadLetters
 from consumers.embeddings import POLL_S, EmbeddingWorker, Pace
 from consumers.eventlog.contract import Slice
 from consumers.eventlog.simulated import SimulatorLog
+from consumers.live import live_arena
 from consumers.metrics import WorkerMetrics
 from consumers.settings import Settings
 from state.answers import recommend
+from state.arena import Arena
 from state.learned import Learned
 from state.reasons import in_words
 from state.spec import new_spec
@@ -86,7 +88,10 @@ class Demo:
         versions = {learner: _version(registry, name, learner) for name, learner in LEARNERS.items()}
         learned = {
             learner: Learned(
-                version.spec, self._open.enter_context(version.open()), user_cache=worker.user_cache
+                version.spec,
+                self._open.enter_context(version.open()),
+                user_cache=worker.user_cache,
+                arena=self._arena(version, settings),
             )
             for learner, version in versions.items()
         }
@@ -108,6 +113,11 @@ class Demo:
         self._freshness: deque[float] = deque(maxlen=_KEPT)
         self._recent: deque[tuple[float, int]] = deque(maxlen=64)
         self._user = ""
+
+    def _arena(self, version: Version, settings: Settings) -> Arena:
+        arena = live_arena(version, settings)
+        self._open.callback(arena.close)
+        return arena
 
     @property
     def learned(self) -> Learned:
@@ -140,6 +150,7 @@ class Demo:
                 worker.take(_from(found, has), polled_s)
             worker.commit_if_due()
             worker.answer()
+            worker.learned.arena.beat()
         ranks = self.log.oracle_ranks(found.first, found.next_offset)
         self._oracle_hits += int((ranks < 10).sum())
         self._oracle_events += len(ranks)

@@ -101,6 +101,10 @@ class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     snapshots_kept: Annotated[
         int, Meta(ge=1, le=10_000, description="Snapshots kept of a version; the oldest one goes first.")
     ] = 5
+    live_tables: Annotated[
+        Literal["on", "off"],
+        Meta(description="Tables in mapped files in the home, by which servers here see each event at once."),
+    ] = "on"
     metrics_port: Annotated[
         int | None,
         Meta(
@@ -140,6 +144,18 @@ class ServeSettings(Struct, frozen=True, forbid_unknown_fields=True):
     ] = 10.0
 
 
+class VersionSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """When a version counts as ready to serve: as soon as one of these holds."""
+
+    ready_behind: Annotated[
+        int,
+        Meta(ge=0, le=10**12, description="Most records of its log that a ready version has not learned."),
+    ] = 1000
+    ready_behind_time: Annotated[
+        float, duration_form("Greatest age of the oldest record that a ready version has not learned.")
+    ] = 60.0
+
+
 class KafkaSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Where Kafka is; the settings of kafka-python's consumer stand beside it, see `kafka_settings`."""
 
@@ -172,6 +188,7 @@ class Settings(Struct, frozen=True):
     events: EventSettings = EventSettings()
     worker: WorkerSettings = WorkerSettings()
     serve: ServeSettings = ServeSettings()
+    versions: VersionSettings = VersionSettings()
     kafka: KafkaSettings = KafkaSettings()
     kafka_client: Mapping[str, Any] = {}
     config: Path | None = None

@@ -17,9 +17,9 @@ from state.learned import Learned
 from state.ranking import Measure, compare, top
 from state.reasons import Reason, strongest
 from state.versions import Version
+from state.view import View
 from streaming import learners
 from streaming.errors import UnknownIdError, UsageError, VersionError
-from streaming.learners.contract import bound, score_all
 
 Kind = Literal["user", "item"]
 RepresentedBy = Literal["row", "history", "popularity"]
@@ -108,7 +108,7 @@ class Answers:
         listing: the catalogue beside the version's items; None where every item may be served.
     """
 
-    def __init__(self, version: str, learned: Learned, listing: Listing | None = None) -> None:
+    def __init__(self, version: str, learned: View, listing: Listing | None = None) -> None:
         self.version, self.learned, self.listing = version, learned, listing
         self._guest = Guests(learned, 1)
 
@@ -119,12 +119,19 @@ class Answers:
         return _moment(ledger.watermark) if ledger.number else None
 
     def recommend(
-        self, user: str, k: int = 10, *, include_recent: bool = False, category: str | None = None
+        self,
+        user: str,
+        k: int = 10,
+        *,
+        include_recent: bool = False,
+        category: str | None = None,
+        reasons: bool = True,
     ) -> Recommendations:
         """The k items that score highest, without those of the user's history unless `include_recent`.
 
         Args:
             category: only items of this category of the catalogue.
+            reasons: say why each item is there.
 
         Raises:
             UsageError: k is not between 1 and MOST, the id cannot be one, or there is no catalogue.
@@ -134,16 +141,17 @@ class Answers:
         allowed = self._allowed(category)
         represented = self._represent(user)
         items = self.learned.items
-        scores = self._scores()
+        scores = self._guest.scores(self.learned.model, items.count)
         if not include_recent:
             scores[self._guest.history_slots()] = -np.inf
         if allowed is not None:
             scores[~allowed] = -np.inf
         best = top(scores, k, items.rows.events[: items.count])
-        reasons = self._reasons(best, self._allowed())
+        best, figures = self._whole(best, scores[best])
+        why = self._reasons(best, self._allowed()) if reasons else [[] for _ in best]
         found = [
-            Recommended(self._item(slot), float(scores[slot]), why)
-            for slot, why in zip(best.tolist(), reasons, strict=True)
+            Recommended(self._item(slot), score, because)
+            for slot, score, because in zip(best.tolist(), figures.tolist(), why, strict=True)
         ]
         return Recommendations(user, self.version, represented, self.as_of, found)
 
@@ -154,9 +162,14 @@ class Answers:
             UsageError: an id cannot be one.
         """
         represented = self._represent(user)
-        scores = self._scores()
-        slots = [self.learned.items.ids.slot_of(checked(item)) for item in items]
-        found = [Scored(i, float(scores[s]) if s >= 0 else None) for i, s in zip(items, slots, strict=True)]
+        slots = [self._slot(item) for item in items]
+        known = np.unique(np.array([slot for slot in slots if slot >= 0], np.int64))
+        if self.learned.copies is None:
+            scores = self._guest.scores(self.learned.model, self.learned.items.count)[known]
+        else:
+            known, scores = self._whole(known, np.zeros(len(known), np.float32))
+        figures = dict(zip(known.tolist(), scores.tolist(), strict=True))
+        found = [Scored(item, figures.get(slot)) for item, slot in zip(items, slots, strict=True)]
         if self.listing is not None:
             may = self.listing.catalogue.allows(items).tolist()
             found = [Scored(one.item, one.score, able) for one, able in zip(found, may, strict=True)]
@@ -173,11 +186,15 @@ class Answers:
         self._must_have_vectors(kind)
         if kind == "item":
             slot, rows = self._item_slot(name), self.learned.items.rows
+            if self.learned.copies is not None:
+                slot, rows = 0, self.learned.copies.rows(np.array([slot]))
             vector = rows.floats[slot, self.learned.layout.column("item", "vector")]
         else:
             self._known_user(name)
             slot, rows = 0, self._guest.rows
-            vector = self._guest.vectors(1)[0]
+            copies = self.learned.copies
+            model = None if copies is None else copies.of(self._guest.history_slots())
+            vector = self._guest.vectors(1, model)[0]
         last_seen = _moment(int(rows.seen[slot]))
         return Embedding(
             kind, name, self.version, len(vector), vector.tolist(), int(rows.events[slot]), last_seen
@@ -250,12 +267,18 @@ class Answers:
         by_history = layout.neighbours[0] > 0 and len(self._guest.history_slots()) > 0
         return "history" if known and by_history else "popularity"
 
-    def _scores(self) -> NDArray[np.float32]:
-        """Scores of all items for the guest."""
-        out = np.zeros(self.learned.items.count, np.float32)
-        if len(out):
-            bound(score_all, self.learned.learner)(self._guest.model, self._guest.event, out)
-        return out
+    def _whole(
+        self, slots: NDArray[np.int64], scores: NDArray[np.float32]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Items with their scores, best first, each from rows that were read whole."""
+        copies = self.learned.copies
+        if copies is None or not len(slots):
+            return slots, scores
+        # The items of the history make the user's vector, so they are among the copies.
+        all_slots = np.concatenate([slots, np.setdiff1d(self._guest.history_slots(), slots)])
+        scores = self._guest.scores(copies.of(all_slots), len(all_slots))[: len(slots)]
+        order = np.argsort(-scores, kind="stable")
+        return slots[order], scores[order]
 
     def _reasons(self, slots: NDArray[np.int64], allowed: NDArray[np.bool_] | None) -> list[list[Reason]]:
         """What speaks for each item, the guest being the user; an item that is not served is not named."""
@@ -289,19 +312,19 @@ class Answers:
     def _nearest_users(self, name: str, k: int, by: Measure) -> list[tuple[str, float]]:
         self._must_have_vectors("user")
         self._known_user(name)
-        mine, own_key = self._guest.vectors(1)[0].copy(), b"u" + name.encode()
+        mine, own_id = self._guest.vectors(1)[0].copy(), name.encode()
         guests = Guests(self.learned, _BLOCK)
-        keys: list[bytes] = []
+        names: list[bytes] = []
         scores = np.zeros(0, np.float32)
         for part in guests.scan():
             near = compare(guests.vectors(len(part)), mine, by)
             near[~guests.alive(len(part))] = -np.inf
-            if own_key in part:
-                near[part.index(own_key)] = -np.inf
-            keys, scores = keys + part, np.concatenate([scores, near])
+            if own_id in part:
+                near[part.index(own_id)] = -np.inf
+            names, scores = names + part, np.concatenate([scores, near])
             best = top(scores, k, np.zeros(len(scores), np.uint32))
-            keys, scores = [keys[i] for i in best.tolist()], scores[best]
-        return [(key[1:].decode(), score) for key, score in zip(keys, scores.tolist(), strict=True)]
+            names, scores = [names[i] for i in best.tolist()], scores[best]
+        return [(name.decode(), score) for name, score in zip(names, scores.tolist(), strict=True)]
 
     def _neighbours(self, name: str, k: int, allowed: NDArray[np.bool_] | None) -> list[Near]:
         """Items in the item's lists, by what it would add to their scores were it a user's whole history."""
@@ -333,8 +356,12 @@ class Answers:
     def _item(self, slot: int) -> str:
         return self.learned.items.ids.id_of(slot).decode()
 
-    def _item_slot(self, name: str) -> int:
+    def _slot(self, name: str) -> int:
         slot = self.learned.items.ids.slot_of(checked(name))
+        return slot if slot < self.learned.items.count else -1  # one that came in this moment
+
+    def _item_slot(self, name: str) -> int:
+        slot = self._slot(name)
         if slot < 0:
             raise self._never_seen("item", name)
         return slot

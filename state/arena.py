@@ -15,7 +15,7 @@ T = TypeVar("T", bound=tuple[Any, ...])
 
 # Places in the head: what a reader has to know of the tables as a whole.
 FORMAT, GENERATION, USERS_SEQUENCE, ITEMS_SEQUENCE, DONE, WATERMARK, COUNT, OLDEST = range(8)
-NEXT_SERIAL, DURABLE, COMPLETE, HEARTBEAT_NS, PID, LEFT = range(8, 14)
+NEXT_SERIAL, DURABLE, COMPLETE, HEARTBEAT_NS, LEFT = range(8, 13)
 HEAD_SIZE = 16
 
 
@@ -78,6 +78,9 @@ class Arena:
 
     def publish(self) -> None:
         """Let readers see the arrays that are in use now."""
+
+    def beat(self) -> None:
+        """Say that all that came so far is learned."""
 
     def close(self) -> None:
         """No more changes come."""

@@ -39,6 +39,11 @@ class VersionDirectory:
         return self.path / "dead-letters.jsonl"
 
     @property
+    def live_path(self) -> Path:
+        """Directory of the tables that a worker shares with servers."""
+        return self.path / "live"
+
+    @property
     def identity(self) -> str:
         """Of this copy of the store."""
         return (self.path / "identity").read_text().strip()

@@ -7,15 +7,14 @@ who has none gets an empty one here.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
-from state.learned import Learned
 from state.rows import RowArrays, RowCodec
+from state.view import View
 from streaming.errors import UsageError
-from streaming.learners.contract import Event, Model, Neighbours, bound
+from streaming.learners.contract import Event, Model, Neighbours, bound, score_all
 from streaming.learners.model import USER, initial_values, new_model
 
 OWN_PARTS = 3  # of an explanation, before those of the history: own row, popularity, repetition
@@ -28,7 +27,7 @@ class Guests:
         capacity: users at once.
     """
 
-    def __init__(self, learned: Learned, capacity: int) -> None:
+    def __init__(self, learned: View, capacity: int) -> None:
         self._learned, self._layout = learned, learned.layout
         own = new_model(learned.learner, learned.options, capacity, 1)
         self.rows, self._history, self._workspace = own.users, own.history, own.workspace
@@ -53,22 +52,21 @@ class Guests:
         The next number may be one at which `fade` comes first. The types are those of the loop, whose
         compiled kernels are thus found in the cache.
         """
-        ledger, known = self._learned.ledger, np.int32(self._learned.items.count)
+        return self._event(np.int32(self._learned.items.count))
+
+    def _event(self, known: np.int32) -> Event:
+        ledger = self._learned.ledger
         number, time = np.int64(ledger.number), np.int64(ledger.watermark)
         one = np.float32(1.0)
         return Event._make((np.int32(0), np.int32(0), known, number, time, one, one, np.uint64(0)))
 
     def load(self, user: str) -> bool:
         """Copy a user's row into slot 0; an empty one, and False, where there is none."""
-        users = self._learned.users
-        slot = users.ids.slot_of(checked(user))
-        if slot >= 0:
-            for mine, theirs in ((self.rows, users.rows), (self._history, users.history)):
-                for name in mine._fields:
-                    getattr(mine, name)[0] = getattr(theirs, name)[slot]
+        here = self._learned.users.copy(checked(user), self.rows, self._history)
+        if here:
             return True
         key = b"u" + user.encode()
-        value = self._learned.store.get_many([key])[0]
+        value = self._learned.store.get_many([key])[0] if here is None else None
         if value is not None:
             self._codec.decode(self._arrays, np.zeros(1, np.int64), [key], [value])
             if self.alive(1)[0]:
@@ -90,12 +88,8 @@ class Guests:
         self._history.pushed[0] = 1
 
     def scan(self) -> Iterator[list[bytes]]:
-        """Read all users of the store, as many at once as there is room; yields keys of slots 0, 1, …"""
-        found = self._learned.store.scan(b"u")
-        while part := list(islice(found, len(self.rows.events))):
-            keys = [key for key, _ in part]
-            self._codec.decode(self._arrays, np.arange(len(part)), keys, [value for _, value in part])
-            yield keys
+        """Read all users, as many at once as there is room; yields the ids in slots 0, 1, …"""
+        return self._learned.users.read_all(self._arrays)
 
     def alive(self, n: int) -> NDArray[np.bool_]:
         """Whether the rows of the first n slots have not expired."""
@@ -115,14 +109,29 @@ class Guests:
         slots = np.unique(np.array(self.past_slots(), np.int64))
         return slots[slots >= 0]
 
-    def vectors(self, n: int) -> NDArray[np.float32]:
-        """(n, d) vectors of the users in the first n slots: what ranks items for them."""
+    def scores(self, model: Model, known: int) -> NDArray[np.float32]:
+        """(known,) scores of the items in the first slots of a model for the user in slot 0."""
+        out = np.zeros(known, np.float32)
+        if known:
+            model = model._replace(users=self.rows, history=self._history, workspace=self._workspace)
+            event = self._event(np.int32(known))
+            bound(score_all, self._learned.learner)(model, event, out)
+        return out
+
+    def vectors(self, n: int, model: Model | None = None) -> NDArray[np.float32]:
+        """(n, d) vectors of the users in the first n slots: what ranks items for them.
+
+        Args:
+            model: with the items of their histories, where those of the version's own may change.
+        """
         layout = self._layout
         if self._learned.learner.query is None:
             return self.rows.floats[:n, layout.column("user", "vector")]
         columns = layout.column("item", "vector")
         out = np.zeros((n, columns.stop - columns.start), np.float32)
-        bound(query_each, self._learned.learner)(self.model, self.event, out)
+        model = model or self._learned.model
+        model = model._replace(users=self.rows, history=self._history, workspace=self._workspace)
+        bound(query_each, self._learned.learner)(model, self.event, out)
         return out
 
     def parts(self, slots: NDArray[np.int32]) -> NDArray[np.float32]:

@@ -77,7 +77,7 @@ class ItemTable:
     @property
     def capacity(self) -> int:
         """Slots there are now."""
-        return self.serial.shape[0]
+        return len(self.serial)
 
     def arrays(self) -> RowArrays:
         """The items' rows as the codec sees them."""

@@ -6,6 +6,7 @@ HOME/versions/NAME/spec.toml           what the version is
                    snapshots/N/        RocksDB checkpoints after event N; of a fork also its beginning
                    dead-letters.jsonl  records that were refused
                    identity            of this copy of the store, kept outside of it
+                   live/               tables of the newest worker, for servers to read (state/live.py)
 """
 
 from __future__ import annotations

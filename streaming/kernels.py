@@ -94,26 +94,32 @@ def _compiled(function: F, **how: Any) -> F:
     return compiled
 
 
-@intrinsic
-def release(typing: Any) -> Any:
-    """A fence: whatever was written before it is seen before what is written after it."""
+def _fence(ordering: str) -> Any:
+    """A function for kernels that keeps reads and writes on their side of it."""
 
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        builder.fence("release")
-        return context.get_dummy_value()
+    def typed(typing: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            builder.fence(ordering)
+            return context.get_dummy_value()
 
-    return types.void(), code
+        return types.void(), code
+
+    return intrinsic(typed)
 
 
-@intrinsic
-def acquire(typing: Any) -> Any:
-    """A fence: whatever is read after it is read after what was read before it."""
+_release, _acquire = _fence("release"), _fence("acquire")
 
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        builder.fence("acquire")
-        return context.get_dummy_value()
 
-    return types.void(), code
+@inner
+def release() -> None:
+    """Other processors see what was written before it before they see what is written after it."""
+    _release()
+
+
+@inner
+def acquire() -> None:
+    """What is read after it is read after what was read before it."""
+    _acquire()
 
 
 @kernel

@@ -25,6 +25,7 @@ from consumers.embeddings import EmbeddingWorker, Pace, Totals
 from consumers.eventlog.files import FilesLog
 from consumers.eventlog.segments import EVENTS, Segments, is_segments
 from consumers.kafka_settings import client_settings
+from consumers.live import live_arena
 from consumers.metrics import WorkerMetrics, serve_metrics
 from consumers.settings import Settings
 from state.learned import Learned
@@ -100,7 +101,9 @@ def work(
         if store is None:
             return 0  # told to stop while another worker had the store
         held.enter_context(store)
-        learned = Learned(chosen.spec, store, user_cache=settings.worker.user_cache)
+        arena = live_arena(chosen, settings)
+        held.callback(arena.close)
+        learned = Learned(chosen.spec, store, user_cache=settings.worker.user_cache, arena=arena)
         rules = event_rules(settings)
         log: FilesLog | KafkaLog
         if by_kafka:
