@@ -74,7 +74,15 @@ def _fork(holder: Holder, arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {"seconds": round(time.perf_counter() - begun, 4)}
 
 
-COMMANDS: dict[str, Command] = {"snapshot": _snapshot, "fork": _fork}
+def _forget(holder: Holder, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Follow the list of erasures to its end; the ids given are among those that it names."""
+    from state.erasure import forget, read_erasures  # loads compiled kernels
+
+    known = [(kind, str(name)) for kind, name in arguments["known"]]
+    return {"rows": forget(holder.learned(), read_erasures(holder.version.home), known)}
+
+
+COMMANDS: dict[str, Command] = {"snapshot": _snapshot, "fork": _fork, "forget": _forget}
 
 
 class Control:

@@ -23,6 +23,7 @@ from consumers.metrics import WorkerMetrics
 from consumers.settings import Settings
 from state.answers import recommend
 from state.arena import Arena
+from state.erasure import read_erasures
 from state.learned import Learned
 from state.reasons import in_words
 from state.spec import new_spec
@@ -108,6 +109,7 @@ class Demo:
                 metrics=metrics.of(version.name),
                 pace=Pace(worker.commit_interval_min, worker.commit_interval_max, worker.commit_share),
                 control=self._open.enter_context(Control(holder)),
+                erasures=partial(read_erasures, version.home),
             )
         self._oracle_hits = self._oracle_events = 0
         self._freshness: deque[float] = deque(maxlen=_KEPT)

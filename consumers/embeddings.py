@@ -15,8 +15,9 @@ from consumers.control import Control
 from consumers.dead_letters import DeadLetterLog
 from consumers.eventlog.contract import EventLog, Slice
 from consumers.metrics import VersionMetrics, reason_class
+from state.erasure import Erasures, Passed, check_whole, forget
 from state.learned import Learned
-from streaming.errors import BadRecordError, InputError
+from streaming.errors import BadRecordError, InputError, StoreError
 from streaming.events import EventBatch
 from streaming.learners.contract import Batch, Outcome
 
@@ -132,6 +133,7 @@ class EmbeddingWorker:
         observe: called after each batch and commit with the totals so far.
         control: where other processes ask for a snapshot and the like.
         confirm: called before each commit; raises where what the log gave must not be kept.
+        erasures: reads the list of what is to be forgotten, which is followed before anything is learned.
     """
 
     def __init__(
@@ -147,6 +149,7 @@ class EmbeddingWorker:
         observe: Callable[[Totals], None] | None = None,
         control: Control | None = None,
         confirm: Callable[[], None] | None = None,
+        erasures: Callable[[], Erasures] | None = None,
     ) -> None:
         self.learned, self.log, self.totals = learned, log, Totals()
         self._dead_letters, self._metrics, self._rules = dead_letters, metrics, rules
@@ -154,6 +157,7 @@ class EmbeddingWorker:
         self._observe = observe or (lambda totals: None)
         self._control = control
         self._confirm = confirm or (lambda: None)
+        self._erasures, self._passed = erasures, Passed(Erasures())
         self._arrived: list[float] = []  # of slices that are learned but not durable
         self._due = self._lag_due = 0.0
         self._costs: deque[float] = deque(maxlen=_COSTS)  # seconds of the newest commits
@@ -162,7 +166,7 @@ class EmbeddingWorker:
         """The loop.
 
         1. poll     take the next slice of the log, decoded
-        2. refuse   set its bad records aside
+        2. refuse   set its bad records aside, pass over events of ids that were forgotten
         3. resolve  find or begin the rows of its users and items
         4. score    rank what is drawn for evaluation, before it is learned
         5. learn    change the rows, event by event, in offset order
@@ -203,8 +207,10 @@ class EmbeddingWorker:
             raise
 
     def begin(self) -> None:
-        """Go on from the offsets in the store."""
+        """Go on from the offsets in the store, without what was to be forgotten since."""
         ledger = self.learned.ledger
+        if self._erasures is not None:
+            forget(self.learned, self._erasures())
         for name in self.log.sources():
             ledger.partition(name)
         here = set(self.log.sources())
@@ -218,9 +224,20 @@ class EmbeddingWorker:
 
     def take(self, found: Slice, polled_s: float = 0.0) -> None:
         """Steps 2 to 6 for one slice."""
+        found = self._without_forgotten(found)  # 2
         self._refuse(found)  # 2
         self._learn(found, polled_s)  # 3, 4, 5
         self._stage(found, found.next_offset)  # 6
+
+    def _without_forgotten(self, found: Slice) -> Slice:
+        erased = self.learned.ledger.erased
+        if self._passed.count != erased:
+            if self._erasures is None:
+                raise StoreError(f"The version has followed {erased} erasures, and no list of them is given.")
+            erasures = self._erasures()
+            check_whole(erasures, erased)
+            self._passed = Passed(erasures.first(erased))
+        return replace(found, events=self._passed.without(found.events)) if erased else found
 
     def _refuse(self, found: Slice) -> None:
         if not found.bad:

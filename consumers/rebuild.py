@@ -27,6 +27,7 @@ from consumers.eventlog.kafka_part import parsed_name
 from consumers.metrics import WorkerMetrics
 from consumers.settings import WorkerSettings
 from state.directories import alive
+from state.erasure import forget, read_erasures
 from state.findings import text_of
 from state.learned import Learned
 from state.ledger import JournalSlice, Ledger, journal_of
@@ -152,15 +153,21 @@ def _learn_again(
     settings: WorkerSettings,
     observe: Callable[[int, int], None] | None,
 ) -> None:
-    """Learn what the journal of `store` has beyond `learned`, in its order and by its rules."""
+    """Learn what the journal of `store` has beyond `learned`, in its order and by its rules.
+
+    What was forgotten on the way is forgotten at the same places.
+    """
     wanted, journal = Ledger.read(store), list(journal_of(store))
     start, end = learned.ledger.records, wanted.records
     _check_start(version, learned, wanted, journal)
     needed = {wanted.sources[part.partition].name for part in _cut(journal, start, end)}
     _check_sources(version, needed, [source.name for source in wanted.sources])
     metrics = WorkerMetrics(CollectorRegistry()).of(version.name)
-    periods = list(_periods(journal, wanted.rules, learned.ledger.rules, start, end))
+    erasures, due = read_erasures(version.home), wanted.erasures[len(learned.ledger.erasures) :]
+    periods = list(_periods(journal, wanted.rules, learned.ledger.rules, [at for at, _ in due], start, end))
     for number, (rules, slices) in enumerate(periods):
+        while due and due[0][0] == learned.ledger.records:
+            forget(learned, erasures.first(due.pop(0)[1]))
         units = {s.name: s.time_unit for s in learned.ledger.sources if s.time_unit}
         log = JournalLog(
             wanted.sources,
@@ -179,11 +186,14 @@ def _learn_again(
             rules=rules,
             batch_events=settings.batch_events,
             observe=lambda _: observe(learned.ledger.records - start, end - start) if observe else None,
+            erasures=lambda: erasures.first(learned.ledger.erased),
         )
         try:
             worker.run(Flag())
         finally:
             log.close()
+    for _, erased in due:
+        forget(learned, erasures.first(erased))
     learned.commit()
 
 
@@ -248,6 +258,7 @@ def _periods(
     journal: Sequence[JournalSlice],
     rules: Sequence[tuple[int, str]],
     begun: Sequence[tuple[int, str]],
+    stops: Sequence[int],
     start: int,
     end: int,
 ) -> Iterator[tuple[str, list[JournalSlice]]]:
@@ -256,15 +267,19 @@ def _periods(
     Args:
         rules: (from record number, text).
         begun: those that held before `start`.
+        stops: record numbers at which a period ends, whatever the rules.
 
     >>> journal = [JournalSlice(0, 0, 5), JournalSlice(1, 0, 5)]
-    >>> [(r, len(s)) for r, s in _periods(journal, [(0, "a"), (7, "b")], [(0, "a")], 4, 10)]
-    [('a', 2), ('b', 1)]
+    >>> [(r, len(s)) for r, s in _periods(journal, [(0, "a"), (7, "b")], [(0, "a")], [9], 4, 10)]
+    [('a', 2), ('b', 1), ('b', 1)]
     """
     held = [(start, begun[-1][1])] if begun else []
     held += rules[len(begun) :]
     ends = [first for first, _ in held[1:]] + [end]
     for (first, text), last in zip(held, ends, strict=True):
+        for stop in sorted({at for at in stops if first < at < last}):
+            yield text, list(_cut(journal, first, stop))
+            first = stop
         yield text, list(_cut(journal, first, last))
 
 
@@ -287,6 +302,7 @@ def _check_start(version: Version, learned: Learned, wanted: Ledger, journal: li
     same_way = (
         list(journal_of(learned.store)) == list(_cut(journal, 0, begin.records))
         and wanted.rules[: len(begin.rules)] == begin.rules
+        and wanted.erasures[: len(begin.erasures)] == begin.erasures
         and [s.name for s in wanted.sources[: len(begin.sources)]] == [s.name for s in begin.sources]
     )
     if not same_way:

@@ -34,6 +34,11 @@ class VersionDirectory:
         return self.path / (self.path / "current").read_text().strip()
 
     @property
+    def home(self) -> Path:
+        """The home directory, which has the list of erasures of all its versions."""
+        return self.path.parents[1]
+
+    @property
     def dead_letters_path(self) -> Path:
         """File of the records that were refused."""
         return self.path / "dead-letters.jsonl"

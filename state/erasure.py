@@ -34,6 +34,7 @@ from streaming.siphash import hash_each
 
 if TYPE_CHECKING:
     from state.learned import Learned
+    from state.spec import Spec
 
 Kind = Literal["user", "item"]
 
@@ -47,8 +48,7 @@ class Erasure(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         id: SipHash-2-4 of the id's bytes under the home's key, 16 hexadecimal digits.
-        until: microseconds since 1970; events of a user up to here are passed over. Those of an item are
-            all passed over, until it is taken back.
+        until: microseconds since 1970; events up to here are passed over. For items that is all of them.
         undo: takes the erasures of the item before this line back.
     """
 
@@ -158,6 +158,10 @@ def read_erasures(home: Path) -> Erasures:
 def add_erasure(home: Path, kind: Kind, name: str, until: int, *, undo: bool = False) -> int:
     """Write an erasure to the list; durable when it returns.
 
+    Args:
+        until: microseconds since 1970 up to which events of a user are passed over; `now_us` gives it.
+        undo: takes an item back.
+
     Returns:
         The length of the list with it.
 
@@ -172,6 +176,7 @@ def add_erasure(home: Path, kind: Kind, name: str, until: int, *, undo: bool = F
             digest = f"{int(Erasures((), keys).hashes(kind, Ids.of([name.encode()]))[0]):016x}"
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
+            until = until if kind == "user" else _FOREVER
             file.write(msgspec.json.encode(Erasure(kind, digest, until, undo)) + b"\n")
             file.flush()
             os.fsync(file.fileno())
@@ -221,6 +226,19 @@ def forget(learned: Learned, erasures: Erasures, known: Sequence[tuple[Kind, str
             hit = np.isin(erasures.hashes(kind, ids), ordered)
             names[kind] += [ids[k].encode() for k in np.flatnonzero(hit).tolist()]
     return learned.forget(sorted(set(names["user"])), sorted(set(names["item"])), len(erasures))
+
+
+def follow(spec: Spec, store: Store, home: Path) -> None:
+    """Follow the list of a home directory to its end in a store that this process alone writes.
+
+    Raises:
+        StoreError: the list cannot be read, or is not whole.
+    """
+    from state.learned import Learned  # loads the learner's kernels, mostly for nothing
+
+    erasures = read_erasures(home)
+    if len(erasures) != Ledger.read(store).erased:
+        forget(Learned(spec, store), erasures)
 
 
 def check_whole(erasures: Erasures, done: int) -> None:

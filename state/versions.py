@@ -94,16 +94,23 @@ class Version(VersionDirectory):
     def restore(self, number: int) -> None:
         """Go back to a snapshot: the store in use is replaced by a copy of it, in one step.
 
+        What was forgotten since the snapshot is not in the copy either.
+
         Raises:
             VersionError: there is no such snapshot.
+            StoreError: the list of erasures cannot be read.
             StoreLockedError: a worker has the store.
         """
+        from state.erasure import follow  # loads compiled kernels, which few commands need
+
         source = self.snapshot_path(number)
         with self.holding():
             copy = self.path / ".restored"
             shutil.rmtree(copy, ignore_errors=True)
             with RocksStore(source) as snapshot:
                 snapshot.checkpoint(copy)
+            with RocksStore(copy) as store:
+                follow(self.spec, store, self.home)
             self.adopt(copy)
 
     def adopt(self, made: Path) -> None:

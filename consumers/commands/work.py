@@ -8,6 +8,7 @@ import sys
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from threading import Event as Flag
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
@@ -28,6 +29,7 @@ from consumers.kafka_settings import client_settings
 from consumers.live import live_arena
 from consumers.metrics import WorkerMetrics, serve_metrics
 from consumers.settings import Settings
+from state.erasure import read_erasures
 from state.learned import Learned
 from state.ledger import as_json
 from state.rocksdb import RocksStore
@@ -288,6 +290,7 @@ def _run(
             observe=observe,
             control=control,
             confirm=None if isinstance(log, FilesLog) else log.confirm,
+            erasures=partial(read_erasures, version.home),
         )
         with closing(dead_letters), closing(log):
             totals = embedding_worker.run(stop)

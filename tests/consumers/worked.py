@@ -19,6 +19,7 @@ from consumers.embeddings import EmbeddingWorker, Pace, Totals
 from consumers.eventlog.contract import EventLog
 from consumers.eventlog.files import FilesLog
 from consumers.metrics import WorkerMetrics
+from state.erasure import Erasures
 from state.learned import Learned
 from state.spec import new_spec
 from state.store import Store
@@ -67,6 +68,7 @@ def worker_on(
     batch: int = 50,
     observe: Callable[[Totals], None] | None = None,
     control: Control | None = None,
+    erasures: Callable[[], Erasures] | None = None,
 ) -> EmbeddingWorker:
     """A worker over an open store."""
     return EmbeddingWorker(
@@ -79,6 +81,7 @@ def worker_on(
         batch_events=batch,
         observe=observe,
         control=control,
+        erasures=erasures,
     )
 
 
