@@ -20,12 +20,14 @@ HIT_BLOCK = 16  # evaluated events in a block of hits: few events are evaluated
 QUIET = 64  # blocks after an alarm in which the same signal stays quiet: it is the same drift
 _MEMORY = 64  # blocks over which the expected loss is remembered
 _FIRST = 16  # blocks before the first expectation
-_RECENT = 5  # newest blocks that must be bad themselves, as many as ADWIN's shortest window
+_RECENT = 5  # newest blocks that an alarm tells the mean of
+# The stationary simulator's loss reaches 7 of these at most, a change of all tastes 33 at least.
+_LOSS_THRESHOLD = 15.0
+_SLACK, _MOST = 1.0, 8.0  # standard errors that count for nothing, and that one block counts for at most
 _CONFIDENCE = 0.0002  # ADWIN's delta: chance of a false cut at one look
-# In standard errors: ADWIN takes its values to lie within about one unit.
-_UNIT = 2.0
-_WORSE = 1.5  # standard errors by which the newest losses must lie above what was expected
 _FEWER = 0.2  # share by which the newest hits must lie below those before
+# A block's share of hits has a standard error of about an eighth; ADWIN wants about a half.
+_HIT_SCALE = 4.0
 _GROWTH = 1.3  # norms this many times as large as their own trend has them
 
 
@@ -59,24 +61,24 @@ class _Blocks:
         return joined[:whole].reshape(-1, self._size).astype(np.float64)
 
 
-def _adwin() -> Any:
-    detector: Any = ADWIN  # river has no types
-    return detector(delta=_CONFIDENCE, clock=1, grace_period=10, min_window_length=_RECENT)
-
-
 class _Losses:
-    """ADWIN over how far each block's loss lies from what the blocks before led one to expect.
+    """Page-Hinkley over how far each block's loss lies from what the blocks before led one to expect.
 
-    z = (mean of the block - exponential mean of earlier blocks) / standard error of a block's mean. A
-    loss that falls, as it does while a model learns, is below expectation all the time and never drift;
-    neither is its fall becoming slower, since the newest z must themselves be far above 0.
+    z = (mean of the block - exponential mean of earlier blocks) / standard error of a block's mean, and
+    the detector sums what z has above 1 and its own mean. A loss that falls, as it does while a model
+    learns, lies below expectation all the time and is never drift; z is cut below so that the end of a
+    steep fall does not look like a rise.
     """
 
     def __init__(self) -> None:
-        self._detector, self._blocks = _adwin(), _Blocks(BLOCK)
+        detector: Any = PageHinkley
+        self._detector = detector(
+            min_instances=10, delta=_SLACK, threshold=_LOSS_THRESHOLD, alpha=1.0, mode="up"
+        )
+        self._blocks = _Blocks(BLOCK)
         self._mean = self._variance = 0.0
         self._seen = 0
-        self._newest: deque[tuple[float, float]] = deque(maxlen=_RECENT)  # (z, mean)
+        self._newest: deque[float] = deque(maxlen=_RECENT)
 
     @property
     def recent(self) -> float | None:
@@ -88,14 +90,12 @@ class _Losses:
         blocks = self._blocks.add(values)
         means, variances = blocks.mean(axis=1), blocks.var(axis=1) / BLOCK
         for k, (mean, variance) in enumerate(zip(means.tolist(), variances.tolist(), strict=True)):
+            self._newest.append(mean)
             if self._seen >= _FIRST and self._variance > 0.0:
                 z = (mean - self._mean) / self._variance**0.5
-                self._newest.append((z, mean))
-                self._detector.update(z / _UNIT)
+                self._detector.update(min(max(z, -1.0), _MOST))
                 if self._detector.drift_detected:
-                    zs, newest = zip(*self._newest, strict=True)
-                    if sum(zs) / len(zs) > _WORSE:
-                        found.append((k, self._mean, sum(newest) / len(newest)))
+                    found.append((k, self._mean, sum(self._newest) / len(self._newest)))
             self._seen += 1
             weight = max(1.0 / self._seen, 1.0 / _MEMORY)
             self._mean += weight * (mean - self._mean)
@@ -107,15 +107,17 @@ class _Hits:
     """ADWIN over the share of hits, block by block: a slow decline shows here, where losses would hide it."""
 
     def __init__(self) -> None:
-        self._detector, self._blocks = _adwin(), _Blocks(HIT_BLOCK)
+        detector: Any = ADWIN  # river has no types
+        self._detector = detector(delta=_CONFIDENCE, clock=1, grace_period=10, min_window_length=_RECENT)
+        self._blocks = _Blocks(HIT_BLOCK)
         self._newest: deque[float] = deque(maxlen=_RECENT)
 
     def add(self, values: NDArray[np.float32]) -> list[tuple[int, float, float]]:
         found = []
         for k, share in enumerate(self._blocks.add(values).mean(axis=1).tolist()):
-            before = float(self._detector.estimation)
+            before = float(self._detector.estimation) / _HIT_SCALE
             self._newest.append(share)
-            self._detector.update(self._newest[-1])
+            self._detector.update(share * _HIT_SCALE)
             now = sum(self._newest) / len(self._newest)
             if self._detector.drift_detected and now < (1.0 - _FEWER) * before:
                 found.append((k, before, now))

@@ -6,15 +6,13 @@ from numpy.typing import NDArray
 
 from streaming.drift import BLOCK, HIT_BLOCK, QUIET, Alarm, DriftMonitor
 
-RNG = np.random.default_rng(7)
-
 
 def losses(mean: float | NDArray[np.float64], n: int) -> NDArray[np.float32]:
-    return RNG.normal(mean, 1.5, n).astype(np.float32)
+    return np.random.default_rng(n).normal(mean, 1.5, n).astype(np.float32)
 
 
 def ranks(hit_rate: float, n: int) -> NDArray[np.float32]:
-    return np.where(RNG.random(n) < hit_rate, 3, 50).astype(np.float32)
+    return np.where(np.random.default_rng(n).random(n) < hit_rate, 3, 50).astype(np.float32)
 
 
 def signals(alarms: list[Alarm]) -> list[str]:
@@ -30,8 +28,9 @@ def test_rising_loss_is_one_alarm_with_both_means() -> None:
     monitor = DriftMonitor()
     assert monitor.observe_losses(losses(3.5, 100_000)) == []
     (alarm,) = monitor.observe_losses(losses(4.5, QUIET * BLOCK))
-    assert (alarm.signal, round(alarm.expected), round(alarm.found)) == ("loss", 4, 4)
+    assert alarm.signal == "loss"
     assert alarm.found > alarm.expected + 0.4
+    assert 3.4 < alarm.expected < 4.0
 
 
 def test_cut_into_batches_does_not_matter() -> None:
@@ -63,7 +62,7 @@ def test_events_not_evaluated_do_not_count_as_misses() -> None:
 def test_norms_may_grow_steadily_and_not_run_away(kind: str) -> None:
     blocks, monitor = 400, DriftMonitor()
     trend = 1.0 + np.log1p(np.repeat(np.arange(blocks), BLOCK)) / 5
-    steady = (trend * RNG.lognormal(0.0, 0.3, blocks * BLOCK)).astype(np.float32)
+    steady = (trend * np.random.default_rng(7).lognormal(0.0, 0.3, blocks * BLOCK)).astype(np.float32)
     assert monitor.observe_norms(kind, steady) == []
     growth = float(trend[-1]) * 1.05 ** np.repeat(np.arange(20), BLOCK)
     assert f"{kind}_norm" in signals(monitor.observe_norms(kind, growth.astype(np.float32)))
