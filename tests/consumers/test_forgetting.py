@@ -22,8 +22,13 @@ from streaming.rules import EventRules
 from tests.consumers.worked import append, everything, lines, made, worker_on
 
 LATE = 4_000_000_000 * 10**6  # microseconds: after all events of the tests
-HISTORIES = {"dimension": 4, "negatives": 8, "recent": 50, "history": 5, "context": 3}
-KEPT = {"admit_users": 1.5, "admit_items": 1.5, "users_live_s": 86_400, "items_live_s": 86_400}
+HISTORIES: dict[str, Any] = {"dimension": 4, "negatives": 8, "recent": 50, "history": 5, "context": 3}
+KEPT: dict[str, Any] = {
+    "admit_users": 1.5,
+    "admit_items": 1.5,
+    "users_live_s": 86_400,
+    "items_live_s": 86_400,
+}
 
 
 def learn(version: Version, *paths: Path, commit: int = 0) -> None:
@@ -196,7 +201,7 @@ def test_lost_key_is_an_error(tmp_path: Path) -> None:
     version = made(tmp_path / "home")
     add_erasure(version.home, "user", "u1", LATE)
     (version.home / "erasure-salt").unlink()
-    with pytest.raises(StoreError, match="erasure-salt.*Put it back"):
+    with pytest.raises(StoreError, match=r"erasure-salt.*Put it back"):
         learn(version, append(tmp_path / "a.jsonl", lines(100, seed=1)))
 
 
