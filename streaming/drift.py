@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from river.drift import ADWIN, PageHinkley
+
+from streaming.detectors import ADWIN, PageHinkley
 
 SIGNALS = ("loss", "hits", "user_norm", "item_norm")
 BLOCK = 256  # learned events, or sampled rows, in a block of losses or norms
