@@ -35,8 +35,9 @@ BROKEN_PIPE = 141  # as a shell reports a program that SIGPIPE ended
 _GLOBAL = Group("Options of every command", sort_key=1)
 _COMMANDS = (
     ("demo", "demo", "Learn a simulated stream live and show how well it goes."),
-    ("versions", "app", "Create, list, check, copy and remove versions."),
+    ("versions", "app", "Create, list, check, fork, promote, compare and remove versions."),
     ("work", "work", "Learn events into a version."),
+    ("serve", "serve", "Answer queries over HTTP, and take events in."),
     ("query", "app", "Ask a version for embeddings, recommendations, similar ids and scores."),
     ("backtest", "backtest", "Compare learners over history, side by side on the same events."),
     ("simulate", "simulate", "Write the events of a simulated stream."),
@@ -44,6 +45,7 @@ _COMMANDS = (
     ("broker", "broker", "Run a Kafka for development on this machine."),
     ("config", "config", "Show each setting in effect, where it came from and what it means."),
     ("doctor", "doctor", "Check that all is well on this machine."),
+    ("route", "app", "Divide users between versions."),
     ("lag", "lag", "Show how far versions are behind their topics."),
     ("dead-letters", "app", "Show the records that a version refused, and send them again."),
 )

@@ -1,0 +1,169 @@
+"""`freshet serve`: the query API over HTTP, until it is told to stop."""
+
+from __future__ import annotations
+
+import ipaddress
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from types import FrameType
+from typing import Annotated
+
+import structlog
+import uvicorn
+from cyclopts import Parameter
+from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
+
+from consumers.commands.context import current_settings
+from consumers.commands.work import event_rules
+from consumers.eventlog.segments import EVENTS, Segments
+from consumers.kafka_settings import client_settings
+from consumers.posting import DurableLog, Intake, KafkaPosts, SegmentPosts
+from consumers.server import Access, build
+from consumers.server_protocol import HEAD_BYTES, GuardedProtocol
+from consumers.serving import Serving
+from consumers.settings import Settings
+from streaming.errors import SettingError
+
+logger = structlog.get_logger()
+
+_GRACE_S = 10  # for requests that are being answered when the server is told to stop
+_KEEP_ALIVE_S = 30
+
+
+def serve(
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    openapi: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """Answer queries over HTTP, and take events in.
+
+    Any number of servers may run on one home. Each prints its address on standard output.
+
+    Parameters
+    ----------
+    host
+        Address to listen on (serve.host). Beyond this machine it needs serve.token, best given as
+        FRESHET_SERVE__TOKEN.
+    port
+        Port to listen on (serve.port); 0 is any free port.
+    openapi
+        Print the OpenAPI document and end.
+    """
+    settings = current_settings()
+    host = settings.serve.host if host is None else host
+    port = settings.serve.port if port is None else port
+    must_be_guarded(host, settings)
+    with ExitStack() as held:
+        serving = held.enter_context(closing(Serving(settings.home)))
+        intake = held.enter_context(closing(Intake(_log(settings))))
+        registry = CollectorRegistry()
+        for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
+            registry.register(collector)
+        app = build(
+            serving,
+            intake,
+            event_rules(settings),
+            access=Access(settings.serve.token, host),
+            max_body_bytes=settings.serve.max_body_bytes,
+            registry=registry,
+        )
+        if openapi:
+            from consumers.server_forms import document_text
+
+            print(document_text(app.openapi()), end="")
+            return 0
+        listener = held.enter_context(_listener(host, port))
+        bound: int = listener.getsockname()[1]
+        shown = f"[{host}]" if ":" in host else host
+        print(f"http://{shown}:{bound}", flush=True)
+        logger.info("serving", address=f"http://{shown}:{bound}", home=str(settings.home))
+        _Server(_config(app, settings)).run(sockets=[listener])
+    return 0
+
+
+def must_be_guarded(host: str, settings: Settings) -> None:
+    """Refuse to open the writing endpoints to other machines without a token.
+
+    Raises:
+        SettingError: the address is one of other machines, and there is no token.
+    """
+    if settings.serve.token or _is_loopback(host):
+        return
+    raise SettingError(
+        f"serve.host {host} can be reached from other machines, so writing needs a token: set serve.token "
+        "(FRESHET_SERVE__TOKEN), or listen on 127.0.0.1."
+    )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that ends with code 0 when it is told to stop."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """SIGTERM and Ctrl-C finish what is being answered; a second one does not."""
+
+        def stop(number: int, _: FrameType | None) -> None:
+            if self.should_exit:
+                self.force_exit = True
+            else:
+                print("stopping: finishing what is being answered", file=sys.stderr)
+            self.should_exit = True
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _config(app: object, settings: Settings) -> uvicorn.Config:
+    class Protocol(GuardedProtocol):
+        request_s = settings.serve.request_timeout
+
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        http=Protocol,
+        loop="asyncio",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        h11_max_incomplete_event_size=HEAD_BYTES,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+
+
+def _log(settings: Settings) -> DurableLog:
+    """Where posted events go: Kafka's topic where there is one, else the home directory."""
+    if not settings.kafka.bootstrap_servers:
+        return SegmentPosts(Segments(settings.home / EVENTS))
+    from kafka import KafkaProducer
+
+    return KafkaPosts(settings.events.topic, client_settings(settings, KafkaProducer))
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=512)
+    except OSError as error:
+        raise SettingError(
+            f"serve.host {host}, serve.port {port}: cannot listen there ({error.strerror}). Choose others; "
+            "port 0 is any free one."
+        ) from error
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

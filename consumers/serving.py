@@ -1,0 +1,283 @@
+"""Which version answers, and from what: users and questions enter, answers and their age leave. No HTTP.
+
+Each version that is asked has a seat with two readers: one for the event loop, which answers what lies
+in live tables at once, and one for threads, which may wait for the store. A question goes to one reader
+of one version, so no answer mixes two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import Generic, Literal, NamedTuple, TypeVar
+
+import structlog
+
+from consumers.control import worker_of
+from state.answers import Answers
+from state.catalogue import Catalogue
+from state.reader import Origin, Reader
+from state.releases import Released, Releases
+from state.versions import Registry, Version
+from streaming.errors import FreshetError, StoreError, VersionError, nearest
+
+logger = structlog.get_logger()
+
+T = TypeVar("T")
+Arm = Literal["champion", "share", "override", "holdout", "only", "requested"]
+
+THREADS = 2  # for what is not answered on the event loop
+MOST_WAITING = 256  # questions that wait for a thread; further ones are refused
+_Key = tuple[int, int, int]
+
+
+class UnknownVersionError(VersionError):
+    """The version that a request names is not there."""
+
+
+class NoVersionError(VersionError):
+    """No version is there to answer, or none was chosen."""
+
+
+class OverloadedError(FreshetError):
+    """More is asked than can be answered."""
+
+    retriable = True
+
+
+class Placed(NamedTuple):
+    """The version that answers, and why it is this one."""
+
+    version: str
+    arm: Arm
+
+
+class Told(NamedTuple, Generic[T]):
+    """An answer, and what it was computed from."""
+
+    value: T
+    origin: Origin
+
+
+class Standing(NamedTuple):
+    """A version as the list shows it."""
+
+    version: str
+    learner: str
+    arm: Literal["champion", "share", "retired"] | None
+    share: float
+    worker: bool
+
+
+class _Seat:
+    """The readers of one version that is there now."""
+
+    def __init__(self, key: _Key, version: Version, catalogue: Catalogue | None) -> None:
+        self.key, self.version = key, version
+        self._catalogue = catalogue
+        self._lock, self._closed = Lock(), False
+        self._patient: Reader | None = None
+        self._quick: Reader | None = None  # used by the event loop alone
+
+    def quick_told(self, question: Callable[[Answers], T], user: str | None) -> Told[T] | None:
+        """An answer from live tables, on the event loop; None where it may take longer.
+
+        Args:
+            user: whom the question is about; None where it is about an item.
+        """
+        reader = self._quick
+        if reader is None or reader.live is None or not reader.live.tables.alive:
+            return None
+        if user is not None and reader.live.users.ids.slot_of(user) < 0:
+            return None  # only the store knows
+        value = reader.ask(question)
+        return Told(value, reader.origin)
+
+    def told(self, question: Callable[[Answers], T]) -> Told[T]:
+        """An answer, whatever it takes; called from a thread.
+
+        Raises:
+            StoreError: nothing was learned yet, or the version is gone.
+        """
+        with self._lock:
+            if self._closed:
+                raise StoreError(f'The version "{self.version.name}" was replaced just now. Ask again.')
+            if self._patient is None:
+                self._patient = Reader(self.version, self._catalogue)
+            value = self._patient.ask(question)
+            told = Told(value, self._patient.origin)
+            if self._quick is None and self._patient.live is not None:
+                self._quick = self._mapped()
+            return told
+
+    def close(self) -> None:
+        """Give up both readers; called by the event loop, or when it runs no more."""
+        with self._lock:
+            self._closed = True
+            for reader in (self._patient, self._quick):
+                if reader is not None:
+                    reader.close()
+            self._patient = self._quick = None
+
+    def _mapped(self) -> Reader:
+        """A reader that has found the live tables, so that the event loop need not look for them."""
+        reader = Reader(self.version, self._catalogue)
+        reader.ask(lambda answers: answers.as_of)
+        return reader
+
+
+class Serving:
+    """Answers of the versions of a home; used from one event loop.
+
+    Args:
+        home: any number of processes may serve it.
+        catalogue: which items may be served; None for all.
+    """
+
+    def __init__(self, home: Path, catalogue: Catalogue | None = None) -> None:
+        self._directory = home / "versions"
+        self._registry, self._releases = Registry(home), Releases(home)
+        self._catalogue = catalogue
+        self._seats: dict[str, _Seat] = {}
+        self._names: tuple[int, list[str]] = (-1, [])
+        self._threads = ThreadPoolExecutor(THREADS, "answers")
+        self._waiting = 0
+
+    def placed(self, user: str | None, requested: str | None = None) -> Placed:
+        """The version that answers: the requested one, else the user's, else the champion, else the only one.
+
+        Args:
+            user: None where the question is about no user.
+
+        Raises:
+            UnknownVersionError: the requested one is not there.
+            NoVersionError: there is none, or there are several and none was chosen.
+        """
+        if requested is not None:
+            return Placed(requested, "requested")
+        released = self._releases.current()
+        if user is not None:
+            assigned = released.assign(user)
+            if assigned is not None:
+                return Placed(assigned.version, assigned.by)
+        elif released.champion is not None:
+            return Placed(released.champion, "champion")
+        names = self.names()
+        if len(names) == 1:
+            return Placed(names[0], "only")
+        if not names:
+            raise NoVersionError("There is no version yet. Make one with `freshet versions create NAME`.")
+        raise NoVersionError(
+            f"There are several versions ({', '.join(names)}) and no champion. Promote one with "
+            "`freshet versions promote NAME`, or ask for one with version=."
+        )
+
+    def names(self) -> list[str]:
+        """Names of all versions; read anew where the directory was changed."""
+        try:
+            changed = self._directory.stat().st_mtime_ns
+        except FileNotFoundError:
+            return []
+        if self._names[0] != changed:
+            self._names = (changed, self._registry.names())
+        return self._names[1]
+
+    async def ask(
+        self, version: str, question: Callable[[Answers], T], *, quick: bool = False, user: str | None = None
+    ) -> Told[T]:
+        """An answer of one version.
+
+        Args:
+            quick: whether it takes microseconds where the live tables hold what it needs: then it is
+                answered at once.
+            user: whom the question is about.
+
+        Raises:
+            UnknownVersionError: there is no such version.
+            OverloadedError: too many questions wait already.
+            FreshetError: what the question raises, or reading the version.
+        """
+        seat = self._seat(version)
+        if quick:
+            told = seat.quick_told(question, user)
+            if told is not None:
+                return told
+        return await self._in_thread(lambda: seat.told(question))
+
+    async def standings(self) -> list[Standing]:
+        """All versions, and how each of them serves."""
+        return await self._in_thread(self._standings)
+
+    def close(self) -> None:
+        """Wait for the threads, then give up all readers."""
+        self._threads.shutdown()
+        for seat in self._seats.values():
+            seat.close()
+        self._seats.clear()
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        if self._waiting >= MOST_WAITING:
+            raise OverloadedError(f"{MOST_WAITING} questions wait for an answer already. Ask again later.")
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        finally:
+            self._waiting -= 1
+
+    def _seat(self, name: str) -> _Seat:
+        """The version's seat; another one where it was deleted and made anew, or restored."""
+        seat = self._seats.get(name)
+        try:
+            # Names are those of directories: nothing else is looked up.
+            key = _key(self._directory / name) if name in self.names() else None
+        except (FileNotFoundError, NotADirectoryError):
+            key = None
+        if seat is not None and seat.key == key:
+            return seat
+        if seat is not None:
+            del self._seats[name]
+            self._threads.submit(seat.close)  # it waits for a question that is being answered
+        if key is None:
+            near = nearest(name, self.names())
+            raise UnknownVersionError(f"There is no version of the name that was asked for.{near}")
+        try:
+            version = self._registry.get(name)
+        except VersionError as error:  # deleted in this moment
+            raise UnknownVersionError(str(error)) from error
+        seat = self._seats[name] = _Seat(key, version, self._catalogue)
+        logger.info("version_opened", version=name)
+        return seat
+
+    def _standings(self) -> list[Standing]:
+        released = self._releases.read()
+        found = []
+        for name in self._registry.names():
+            try:
+                version = self._registry.get(name)
+                running = worker_of(version) is not None
+            except VersionError:  # deleted in this moment, or a worker of another user
+                continue
+            arm, share = _arm(released, name)
+            found.append(Standing(name, version.spec.learner, arm, share, running))
+        return found
+
+
+def _arm(released: Released, name: str) -> tuple[Literal["champion", "share", "retired"] | None, float]:
+    """How a version serves, and its share of the users who are neither held out nor named."""
+    arms = released.route.arms if released.route is not None else ()
+    share = sum(arm.share for arm in arms if arm.version == name)
+    if name == released.champion:
+        return "champion", share if arms else 1.0
+    if share:
+        return "share", share
+    return ("retired" if name in released.retired else None), 0.0
+
+
+def _key(path: Path) -> _Key:
+    """Another one for each version and each store that takes a name."""
+    status = os.stat(path / "identity")
+    return status.st_ino, status.st_mtime_ns, status.st_size
