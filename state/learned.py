@@ -295,7 +295,9 @@ class Learned:
         Raises:
             StoreError: nothing of it was written.
         """
-        users, items = self.users.changed(self._committed), self.items.changed(self._committed)
+        users = self.users.changed(self._committed)
+        # Before the first event there are the items that the version is to begin with.
+        items = self.items.changed(self._committed if self.ledger.number else -1)
         if self._moved:
             items = np.union1d(items, np.array(self._moved, np.int64))
         self.store.write(self._puts(users, items), self._deletes())
