@@ -43,7 +43,7 @@ def last_items(
     width = history.serial.shape[1]
     pushed = int(history.pushed[user])
     later = time
-    n = min(min(pushed, width), slots.shape[0])
+    n = int(min(pushed, width, slots.shape[0]))
     for k in range(n):
         column = (pushed - 1 - k) % width
         had = int(history.time[user, column])

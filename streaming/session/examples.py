@@ -144,7 +144,13 @@ def fill_one(
 
 @kernel
 def fill(
-    batch: Batch, examples: Examples, picks: NDArray[np.int64], model: Model, known: int, number: int, key: np.uint64
+    batch: Batch,
+    examples: Examples,
+    picks: NDArray[np.int64],
+    model: Model,
+    known: int,
+    number: int,
+    key: np.uint64,
 ) -> None:
     """A step's batch.
 

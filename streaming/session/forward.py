@@ -186,11 +186,11 @@ def read_items(
     for k in range(d):
         space.one[4, k], space.one[5, k] = 1.0, 0.0
     for m in range(slots.shape[0]):
-        if slots[m] < 0:
-            x[m] = 0.0
-            continue
-        found = True
-        normalise(rows, slots[m], np.float32(w.input_scale), space.one, 2, x, m)
+        if slots[m] >= 0:
+            found = True
+            normalise(rows, slots[m], np.float32(w.input_scale), space.one, 2, x, m)
+        else:
+            x[m] = 0.0  # nobody sees it, but what leaves at position 0 begins with its own
         for k in range(d):
             x[m, k] += w.position[m, k] + w.gap[gaps[m], k]
         if not w.norm_first:
@@ -240,7 +240,7 @@ def attend_all(w: Weights, n: int, slots: NDArray[np.int32], space: Workspace) -
         times(read, m, w.value, base, space.values, m)
     for at in range(length):
         space.attended[at] = 0.0
-        if slots[at] < 0:
+        if slots[at] < 0 and at > 0:
             continue
         one[0] = 0.0
         one[1] = 0.0

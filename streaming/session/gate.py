@@ -1,4 +1,4 @@
-"""The gate: ranks of the same events by the plain and by the sequence embedding enter, which is served leaves.
+"""The gate: ranks of events by the plain and by the sequence embedding enter, which is served leaves.
 
 For each event, before it is learned, d = g(corrected rank) − g(plain rank) with g(r) = 1 / log2(r + 2).
 By history length, exponentially decaying sums give the mean of d and its standard error. A correction is
@@ -162,10 +162,10 @@ class Gate:
         elif opened:
             reason = f"open: {measured}"
         else:
-            reason = f"shut: {measured}, {self.rule.open_at:g} standard errors and {self.rule.margin:g} wanted"
-        return Standing(
-            EDGES[bucket], opened, mean, error, events, int(record.changes[bucket]), reason
-        )
+            reason = (
+                f"shut: {measured}, {self.rule.open_at:g} standard errors and {self.rule.margin:g} wanted"
+            )
+        return Standing(EDGES[bucket], opened, mean, error, events, int(record.changes[bucket]), reason)
 
     def state(self) -> dict[str, Any]:
         """All of it, for the store."""

@@ -42,6 +42,8 @@ from streaming.session.loss import new_batch
 from streaming.session.options import Options
 from streaming.session.step import session_step
 
+_LOW_64 = 0xFFFF_FFFF_FFFF_FFFF
+
 
 class Session(NamedTuple):
     """What the loop knows of the transformer."""
@@ -166,15 +168,16 @@ class Lockstep:
             if (batch.number + last) % self.options.every == 0:
                 self._train(model, int(batch.known[last - 1]), batch.number + last)
             first = last
+        numbers = batch.number + np.arange(n)
         for totals, rank in ((self.plain, ranks.plain), (self.corrected, ranks.corrected)):
-            totals.observe(rank, outcome.loss, outcome.user_events, outcome.item_events)
+            totals.observe(rank, outcome.loss, outcome.user_events, outcome.item_events, 0, numbers)
 
     def _train(self, model: Model, known: int, number: int) -> None:
         examples, options = self.session.examples, self.options
         pushed = int(examples.pushed[0])
         if pushed < options.batch:
             return
-        key = np.uint64(mix(np.uint64(self.seed << 32) + np.uint64(number)))
+        key = np.uint64(mix(np.uint64((int(mix(np.uint64(self.seed))) + number) & _LOW_64)))
         pick(pushed, options.remembered, options.batch - options.replayed, key, self._picks)
         fill(self._batch, examples, self._picks, model, known, number, key)
         self.state, _ = self.step(self.state, self._batch)

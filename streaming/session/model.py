@@ -26,6 +26,7 @@ from streaming.learners.pooling import GAPS
 from streaming.session.options import Options
 
 MASKED = -1e9  # a score whose part in a softmax is 0; finite, so that a row of nothing else is finite, too
+LOW_31 = 0x7FFF_FFFF  # of a version's seed, what random keys take
 EPSILON = 1e-5  # of layer normalisation
 
 
@@ -60,10 +61,11 @@ class Params(NamedTuple):
 def initial(options: Options, seed: int) -> Params:
     """Weights before the first step, a function of options and seed."""
     n, d, f = options.layers, options.dimension, options.hidden
-    keys = iter(jax.random.split(jax.random.key(seed), 7))
+    keys = iter(jax.random.split(jax.random.key(seed & LOW_31), 7))
 
     def matrices(*shape: int) -> jax.Array:
-        return jax.random.normal(next(keys), shape) * shape[-2] ** -0.5
+        scale: float = shape[-2] ** -0.5
+        return jax.random.normal(next(keys), shape) * scale
 
     zeros, ones = jnp.zeros((n, d)), jnp.ones((n, d))
     layers = Layers(
@@ -219,7 +221,7 @@ def correction(
     options: Options,
     key: jax.Array | None = None,
 ) -> jax.Array:
-    """δ = ε · z W_o, z what leaves at the latest item: q = h + δ ranks the version's items, h the plain query.
+    """δ = ε · z W_o, z what leaves at the latest item: q = h + δ ranks items, h the plain query.
 
     Items are read at one length, ε_in · LN(V_i), whatever theirs in the version is, and are not changed.
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import optax
+import optax  # type: ignore[import-untyped]
 
 from streaming.session.loss import Batch, sampled_softmax, weighted_mean
-from streaming.session.model import Params, correction, initial
+from streaming.session.model import LOW_31, Params, correction, initial
 from streaming.session.options import Options
 
 P = TypeVar("P")  # weights
@@ -22,6 +23,7 @@ class State(NamedTuple, Generic[P]):
 
     params: P
     moments: optax.OptState
+    seed: jax.Array  # () of the random keys
     steps: jax.Array  # () steps tried: the number of the next random key
     dropped: jax.Array  # () steps whose loss or gradient was not finite
     in_a_row: jax.Array  # () of these, since the last good one
@@ -37,7 +39,6 @@ class Compiled(Generic[P, B]):
         self,
         loss: Callable[[P, B, jax.Array], jax.Array],
         optimiser: optax.GradientTransformation,
-        seed: int,
     ) -> None:
         """`loss` is a function of weights, batch and random key."""
         self.compilations = 0
@@ -45,13 +46,14 @@ class Compiled(Generic[P, B]):
 
         def step(state: State[P], batch: B) -> tuple[State[P], jax.Array]:
             self.compilations += 1  # this body runs only while it is traced
-            key = jax.random.fold_in(jax.random.key(seed, impl="rbg"), state.steps)
+            key = jax.random.fold_in(jax.random.key(state.seed, impl="rbg"), state.steps)
             value, gradient = jax.value_and_grad(loss)(state.params, batch, key)
             moved, moments = optimiser.update(gradient, state.moments, _as_updates(state.params))
-            good = jnp.isfinite(value) & jnp.isfinite(optax.global_norm(gradient))
+            good = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(gradient))
             new = State(
                 optax.apply_updates(_as_updates(state.params), moved),
                 moments,
+                state.seed,
                 state.steps + 1,
                 state.dropped,
                 jnp.zeros_like(state.in_a_row),
@@ -64,14 +66,16 @@ class Compiled(Generic[P, B]):
 
         self._step = jax.jit(step)
 
-    def begin(self, params: P) -> State[P]:
+    def begin(self, params: P, seed: int) -> State[P]:
         """The state before the first step."""
         zero = jnp.zeros((), jnp.int32)
-        return State(params, self._optimiser.init(_as_updates(params)), zero, zero, zero)
+        moments = self._optimiser.init(_as_updates(params))
+        return State(params, moments, jnp.asarray(seed & LOW_31, jnp.int32), zero, zero, zero)
 
     def __call__(self, state: State[P], batch: B) -> tuple[State[P], jax.Array]:
         """One step."""
-        return self._step(state, batch)
+        moved: tuple[State[P], jax.Array] = self._step(state, batch)
+        return moved
 
 
 def _as_updates(params: Any) -> Any:
@@ -100,7 +104,13 @@ def loss_of(options: Options) -> Callable[[Params, Batch, jax.Array | None], jax
     return loss
 
 
+@cache
+def compiled(options: Options) -> Compiled[Params, Batch]:
+    """The step of the session transformer; one for all that have the same options."""
+    return Compiled(loss_of(options), adam(options))
+
+
 def session_step(options: Options, seed: int) -> tuple[Compiled[Params, Batch], State[Params]]:
     """The step of the session transformer, and the state it begins with."""
-    compiled = Compiled(loss_of(options), adam(options), seed)
-    return compiled, compiled.begin(initial(options, seed))
+    step = compiled(options)
+    return step, step.begin(initial(options, seed), seed)
