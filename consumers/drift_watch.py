@@ -13,6 +13,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from state.live import LiveArena
 from streaming.drift import SIGNALS, Alarm, DriftMonitor
 from streaming.evaluation import SEGMENTS
 
@@ -40,6 +41,7 @@ class DriftWatch:
             "user": _columns(learned.layout.user),
             "item": _columns(learned.layout.item),
         }
+        self.live = isinstance(learned.arena, LiveArena)  # whether other processes see what is learned
         self._due = 0.0
         families.info.labels(version, learned.spec.learner).set(1)
         self._watermark = families.watermark.labels(version)

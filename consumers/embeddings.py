@@ -275,6 +275,7 @@ class EmbeddingWorker:
 
         watch = self._metrics.watching(learned)
         took = learn_events(learned, found.events, partition, commit_before, watch)  # 3, 4, 5
+        self._metrics.observe_visible(found.arrived, time.time())
         steps = {"poll": polled, "resolve": took.resolve_s, "learn": took.learn_s}
         self.totals.events += len(found.events)
         self.totals.learned += ledger.learned - learned_before

@@ -201,8 +201,9 @@ class VersionMetrics:
         self._heartbeat.set(wall)
 
     def observe_visible(self, arrived: float, now: float) -> None:
-        """Readers see a slice, whose newest record had arrived at `arrived` (wall clock)."""
-        self._visible.observe(max(0.0, now - arrived))
+        """A slice is learned whose newest record had arrived at `arrived`; live tables show it at once."""
+        if self._watch is not None and self._watch.live:
+            self._visible.observe(max(0.0, now - arrived))
 
     def observe_batch(
         self,

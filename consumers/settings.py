@@ -105,10 +105,13 @@ class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True):
         Literal["on", "off"],
         Meta(description="Tables in mapped files in the home, by which servers here see each event at once."),
     ] = "on"
+    metrics_host: Annotated[
+        FieldName, Meta(description="Address of the metrics page; 0.0.0.0 lets other machines read it.")
+    ] = "127.0.0.1"
     metrics_port: Annotated[
         int | None,
         Meta(
-            description='Port of the metrics page on 127.0.0.1; 0 is any free port, "none" serves no page.',
+            description='Port of the metrics page, or the next free one; 0 is any, "none" serves no page.',
             extra={"form": "port"},
         ),
     ] = 0

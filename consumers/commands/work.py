@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
@@ -27,6 +28,7 @@ from consumers.eventlog.files import FilesLog
 from consumers.eventlog.segments import EVENTS, Segments, is_segments
 from consumers.kafka_settings import client_settings
 from consumers.live import live_arena
+from consumers.machine_metrics import MachineMetrics, announced
 from consumers.metrics import WorkerMetrics, serve_metrics
 from consumers.settings import Settings
 from state.erasure import read_erasures
@@ -263,9 +265,7 @@ def _run(
 ) -> Totals:
     worker = settings.worker
     metrics = WorkerMetrics(REGISTRY)
-    if worker.metrics_port is not None:
-        port = serve_metrics(REGISTRY, worker.metrics_port)
-        logger.info("metrics_served", address=f"http://127.0.0.1:{port}/metrics")
+    MachineMetrics(settings.home, REGISTRY)
     seen = metrics.of(version.name)
     doing, size = ("Learning (bytes)", log.progress()[1]) if isinstance(log, FilesLog) else ("Learning", None)
 
@@ -274,11 +274,12 @@ def _run(
 
     def observe(totals: Totals) -> None:
         show(done(totals))
+        seen.observe_turn()
         if not isinstance(log, FilesLog):
             seen.observe_key_mismatches(log.key_mismatches)
 
     control = Control(Holder(version, learned.store, lambda: learned))
-    with control, progress(doing, size) as show:
+    with control, _metrics_page(version, settings), progress(doing, size) as show:
         embedding_worker = EmbeddingWorker(
             learned,
             log,
@@ -298,6 +299,20 @@ def _run(
         if source.time_unit:
             logger.info("time_unit", source=source.name, unit=source.time_unit)
     return totals
+
+
+@contextmanager
+def _metrics_page(version: Version, settings: Settings) -> Iterator[None]:
+    """The metrics page, for as long as the worker runs, where the settings want one."""
+    worker = settings.worker
+    if worker.metrics_port is None:
+        yield
+        return
+    port = serve_metrics(REGISTRY, worker.metrics_port, worker.metrics_host)
+    address = f"{'127.0.0.1' if worker.metrics_host == '0.0.0.0' else worker.metrics_host}:{port}"
+    logger.info("metrics_served", address=f"http://{address}/metrics")
+    with announced(settings.home, f"work-{version.name}", address):
+        yield
 
 
 def _dead_letters(version: Version, log: FilesLog | KafkaLog, settings: Settings) -> DeadLetterLog:
