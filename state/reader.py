@@ -57,12 +57,13 @@ class _FromStore:
 
     def __init__(self, version: Version) -> None:
         self._version = version
-        self._open = contextlib.ExitStack()
-        private = self._open.enter_context(tempfile.TemporaryDirectory(prefix="freshet-reader-"))
-        path = version.store_path
-        self.store = self._open.enter_context(RocksStore(path, read_only=True, secondary=Path(private)))
         self.identity = version.identity
-        self.load()
+        with contextlib.ExitStack() as opening:
+            private = opening.enter_context(tempfile.TemporaryDirectory(prefix="freshet-reader-"))
+            path = version.store_path
+            self.store = opening.enter_context(RocksStore(path, read_only=True, secondary=Path(private)))
+            self.load()
+            self._open = opening.pop_all()
 
     def load(self) -> None:
         """Take the newest commit."""
