@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
@@ -100,6 +101,11 @@ def _judged(error: Exception) -> tuple[int, ErrorBody, dict[str, str]]:
         status, code = next((s, c) for kind, s, c in _BY_KIND if isinstance(error, kind))
         if status >= 500:
             logger.warning("request_failed", status=status, reason=str(error))
-        return status, ErrorBody(code, str(error)), {}
+        return status, ErrorBody(code, _without_path(str(error))), {}
     logger.error("request_broke", exc_info=error)
     return 500, ErrorBody("internal", f"{HTTPStatus(500).phrase}; the server's log says more."), {}
+
+
+def _without_path(message: str) -> str:
+    """A message without the path that it begins with, which is nobody's business but the server's."""
+    return re.sub(r"^/\S*: ", "", message)

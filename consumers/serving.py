@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Generic, Literal, NamedTuple, TypeVar
 
+import msgspec
 import structlog
 
 from consumers.control import worker_of
@@ -63,8 +64,14 @@ class Told(NamedTuple, Generic[T]):
     origin: Origin
 
 
-class Standing(NamedTuple):
-    """A version as the list shows it."""
+class Standing(msgspec.Struct, frozen=True):
+    """A version as the list shows it.
+
+    Attributes:
+        arm: how it serves; None where it does not.
+        share: of the users that are neither held out nor named.
+        worker: whether a worker is learning it now.
+    """
 
     version: str
     learner: str
