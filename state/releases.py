@@ -139,15 +139,23 @@ class Releases:
                 state.set(replaced=(*state.value.replaced, before))
             return state.value
 
-    def rollback(self, why: str = "") -> Released:
+    def rollback(self, why: str = "", *, to_none: bool = False) -> Released:
         """Make the champion that was replaced last the champion again.
+
+        Args:
+            to_none: where none was replaced, have no champion, as before the first promotion.
 
         Raises:
             VersionError: none was replaced, or it is gone.
         """
         with self._changing() as state:
+            if state.value.champion is None or not (state.value.replaced or to_none):
+                raise VersionError(
+                    "No version was replaced by a promotion, so there is none to go back to. "
+                    "`freshet versions rollback --to-none` leaves no champion at all."
+                )
             if not state.value.replaced:
-                raise VersionError("No version was replaced by a promotion, so there is none to go back to.")
+                return self._no_champion(state, why)
             *others, version = state.value.replaced
             self._must_exist(version)
             route, ended = _without_arms(state.value.route)
@@ -155,6 +163,13 @@ class Releases:
             state.change("rollback", version, detail, why, champion=version, route=route)
             state.set(replaced=tuple(others))
             return state.value
+
+    def _no_champion(self, state: _Draft, why: str) -> Released:
+        version, route = state.value.champion, state.value.route
+        if route is not None and route.holdout and not route.holdout_version:
+            raise VersionError("The hold-out gets the champion. `freshet route clear` first.")
+        state.change("rollback", version, "is the champion no more, and none is", why, champion=None)
+        return state.value
 
     def retire(self, version: str, why: str = "", *, undo: bool = False) -> Released:
         """Take a version out of service for good (until `undo`): it can be neither promoted nor routed to.

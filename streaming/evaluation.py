@@ -24,7 +24,7 @@ EVALUATED = np.dtype([("offset", "<u8"), ("source", "<u4"), ("bin", "u1"), ("fla
 THERE, NEW_USER, NEW_ITEM = 1, 2, 4  # flags
 
 _RANK = np.arange(BINS) / 2.0
-_GAIN = {"hr": np.ones(BINS), "ndcg": 1.0 / np.log2(_RANK + 2.0), "mrr": 1.0 / (_RANK + 1.0)}
+GAINS = {"hr": np.ones(BINS), "ndcg": 1.0 / np.log2(_RANK + 2.0), "mrr": 1.0 / (_RANK + 1.0)}
 
 
 def rates(counts: NDArray[np.int64]) -> dict[str, float]:
@@ -41,7 +41,7 @@ def rates(counts: NDArray[np.int64]) -> dict[str, float]:
     return {
         f"{name}@{k}": float(counts[: 2 * k] @ gain[: 2 * k] / total) if total else float("nan")
         for k in (10, 20)
-        for name, gain in _GAIN.items()
+        for name, gain in GAINS.items()
     }
 
 

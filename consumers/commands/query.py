@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit, pairs, table
+from consumers.commands.route import of as route_of
 from state.answers import (
     Embedding,
     Kind,
@@ -142,6 +143,10 @@ def score(user: str, /, *items: str, version: str | None = None, json: _Flag = F
     with answers_of(_version(version)) as answers:
         found = answers.score(user, items)
     emit(found, json, lambda: _scores_form(found))
+
+
+# The same question as `freshet route of`.
+app.command(route_of, name="route")
 
 
 def _version(name: str | None) -> Version:

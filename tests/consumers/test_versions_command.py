@@ -100,7 +100,7 @@ def test_list_shows_each_version_and_names_a_damaged_one(freshet: Freshet, taugh
     rows = {row["name"]: row for row in freshet.json("list")}
     assert {name: row["state"] for name, row in rows.items()} == {
         "broken": "damaged",
-        "mine": "idle",
+        "mine": "ready",
         "new": "new",
     }
     assert rows["mine"]["events"] == 270 and rows["mine"]["watermark"] == "2023-11-15T03:11:20Z"
@@ -111,7 +111,7 @@ def test_list_shows_each_version_and_names_a_damaged_one(freshet: Freshet, taugh
 def test_show_has_the_form_that_others_build_on(freshet: Freshet, taught: Version, tmp_path: Path) -> None:
     shown = freshet.json("show", "mine")
     keys = everything(Path(shown["store"]))
-    assert (shown["name"], shown["state"], shown["learner"]) == ("mine", "idle", "popularity")
+    assert (shown["name"], shown["state"], shown["learner"]) == ("mine", "ready", "popularity")
     assert shown["offsets"] == {str(tmp_path / "a.jsonl"): 300}
     assert shown["rows"] == {
         "users": sum(key.startswith(b"u") for key in keys),
@@ -120,7 +120,7 @@ def test_show_has_the_form_that_others_build_on(freshet: Freshet, taught: Versio
     assert (shown["events"], shown["learned"], shown["dead_letters"]) == (270, 270, 22)
     assert shown["prequential"]["overall"]["events"] > 0
     assert shown["worker"] is None and shown["snapshots"] == []
-    for word in ("mine", "idle", "a.jsonl = 300", "hit rate at 10"):
+    for word in ("mine", "ready", "0 records behind", "a.jsonl = 300", "hit rate at 10"):
         assert word in freshet("show", "mine")
 
 
@@ -219,7 +219,7 @@ def test_commands_reach_the_version_while_its_worker_runs(
             while worker_of(taught) is None:
                 assert worker.poll() is None
             shown = freshet.json("show", "mine")
-            assert (shown["state"], shown["worker"], shown["events"]) == ("learning", worker.pid, 270)
+            assert (shown["state"], shown["worker"], shown["events"]) == ("ready", worker.pid, 270)
             assert freshet.json("snapshot", "mine")["snapshot"] == 270
             freshet("verify", "mine")
             freshet("rebuild", "mine")
@@ -228,4 +228,4 @@ def test_commands_reach_the_version_while_its_worker_runs(
         finally:
             worker.send_signal(signal.SIGTERM)
             assert worker.wait(30) == 0
-    assert freshet.json("show", "mine")["state"] == "idle"
+    assert freshet.json("show", "mine")["worker"] is None

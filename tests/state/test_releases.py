@@ -43,6 +43,9 @@ def test_promoted_version_serves_all_and_rollback_brings_the_one_before_back(rel
     assert releases.rollback().champion == "a"
     with pytest.raises(VersionError, match="none to go back to"):
         releases.rollback()
+    assert releases.rollback(to_none=True).champion is None
+    with pytest.raises(VersionError, match="none to go back to"):
+        releases.rollback(to_none=True)
     told = [(c.what, c.version, c.detail, c.why) for c in releases.read().history]
     assert told == [
         ("promote", "a", "is the champion", ""),
@@ -50,6 +53,7 @@ def test_promoted_version_serves_all_and_rollback_brings_the_one_before_back(rel
         ("promote", "c", 'replaces "b"', ""),
         ("rollback", "b", 'comes back for "c"', "worse"),
         ("rollback", "a", 'comes back for "b"', ""),
+        ("rollback", "a", "is the champion no more, and none is", ""),
     ]
     assert releases.read().history[0].pid == os.getpid()
 
