@@ -1,0 +1,271 @@
+"""Exposures and events enter in any order; each user's outcome leaves once, in event time.
+
+A user's window begins with the first exposure and lasts `window_us`. It closes when no record can come
+any more that belongs to it: the *watermark*, the least of what all sources have reached, less the allowed
+lateness, has passed its end. Whether a record is late depends on its own source alone, and users leave in
+the order of their windows' ends. So the result is the same however sources interleave and wherever a
+batch ends, and a joiner that starts again from its state goes on as if it had never stopped.
+
+An event belongs to the exposure that it names; one that names none, to the last exposure of that item to
+that user before it. Windows and events in them are held; what lies before the watermark is not, but for
+the ids of users who have entered, which may lie in a store.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Callable, Iterable, Mapping, MutableSet
+from dataclasses import asdict
+from heapq import heappop, heappush
+from math import fsum
+from typing import Any
+
+from streaming.errors import SettingError
+from streaming.exposures import Exposure, Happening, JoinCounts, Outcome
+
+SECOND = 1_000_000
+
+
+class _Pending:
+    """A user whose window is open, or whose events came before their exposure; both lists are sorted."""
+
+    __slots__ = ("events", "exposures")
+
+    def __init__(self) -> None:
+        self.exposures: list[Exposure] = []
+        self.events: list[Happening] = []
+
+
+class Joiner:
+    """The join of one experiment.
+
+    Args:
+        arms: names of the arms, in the order of their numbers.
+        sources: names of all sources; the watermark waits for each of them.
+        window_us: how long after the first exposure a user's events count.
+        skew_us: how far an event may be stamped before the exposure that it follows (clocks differ).
+        lateness_us: how far a record may lie behind the newest one of its source.
+        entered: users who have entered or were left out; kept elsewhere where memory matters.
+        moved: (user, first, last) → whether the route sent the user to another arm between these times.
+            Where it is given, users who were moved are left out whether they came back or not, so that
+            being left out does not depend on how active they are.
+
+    Raises:
+        SettingError: no arms or sources, or an impossible time.
+    """
+
+    def __init__(
+        self,
+        arms: Iterable[str],
+        sources: Iterable[str],
+        *,
+        window_us: int,
+        skew_us: int = 2 * SECOND,
+        lateness_us: int = 60 * SECOND,
+        entered: MutableSet[str] | None = None,
+        moved: Callable[[str, int, int], bool] | None = None,
+    ) -> None:
+        self.arms = {arm: number for number, arm in enumerate(arms)}
+        self.reached: dict[str, int | None] = dict.fromkeys(sources)
+        if not self.arms or not self.reached:
+            raise SettingError("joiner: at least one arm and one source are needed.")
+        if window_us <= 0 or skew_us < 0 or lateness_us < 0:
+            given = f"window {window_us} µs, skew {skew_us} µs, lateness {lateness_us} µs"
+            raise SettingError(
+                f"joiner: the window must be above 0, skew and lateness not below 0; got {given}."
+            )
+        self.window_us, self.skew_us, self.lateness_us = window_us, skew_us, lateness_us
+        self.entered: MutableSet[str] = set() if entered is None else entered
+        self.counts = JoinCounts()
+        self.changed: set[str] = set()  # users whose `row` differs since the caller last emptied this
+        self._moved = moved
+        self._pending: dict[str, _Pending] = {}
+        self._closing: list[tuple[int, str]] = []  # heap of (end of the window, user); old ends are skipped
+        self._waiting: list[tuple[int, str]] = []  # heap of (latest exposure that could precede it, user)
+
+    @property
+    def watermark(self) -> int | None:
+        """No record before this time will be taken; None while a source has not begun."""
+        reached = [ts for ts in self.reached.values() if ts is not None]
+        return min(reached) - self.lateness_us if len(reached) == len(self.reached) else None
+
+    @property
+    def held(self) -> int:
+        """Users in memory."""
+        return len(self._pending)
+
+    def advance(self, source: str, ts: int) -> None:
+        """A source promises that nothing older than `ts` − lateness will come (it is idle, or at its end)."""
+        reached = self.reached[source]
+        self.reached[source] = ts if reached is None else max(reached, ts)
+
+    def expose(self, source: str, records: Iterable[tuple[str, Exposure]]) -> None:
+        """Take (user, exposure) of one source, in its order."""
+        reached, counts = self.reached[source], self.counts
+        for user, exposure in records:
+            if reached is not None and exposure.ts < reached - self.lateness_us:
+                counts.late_exposures += 1
+                continue
+            reached = exposure.ts if reached is None or exposure.ts > reached else reached
+            if exposure.arm not in self.arms:
+                counts.other_exposures += 1
+            elif user in self.entered:
+                counts.later_exposures += 1
+            else:
+                held = self._of(user)
+                before = held.exposures[0].ts if held.exposures else None
+                insort(held.exposures, exposure)
+                if before is None or exposure.ts < before:
+                    heappush(self._closing, (exposure.ts + self.window_us, user))
+        self.reached[source] = reached
+
+    def observe(self, source: str, records: Iterable[tuple[str, Happening]]) -> None:
+        """Take (user, event) of one source, in its order."""
+        reached, counts = self.reached[source], self.counts
+        for user, event in records:
+            if reached is not None and event.ts < reached - self.lateness_us:
+                counts.late += 1
+                continue
+            reached = event.ts if reached is None or event.ts > reached else reached
+            if user in self.entered:
+                counts.after_window += 1
+                continue
+            held = self._of(user)
+            insort(held.events, event)
+            if not held.exposures or event.ts + self.skew_us < held.exposures[0].ts:
+                heappush(self._waiting, (event.ts + self.skew_us, user))
+        self.reached[source] = reached
+
+    def close(self) -> list[Outcome]:
+        """Users whose windows have closed by now, in the order of the windows' ends, then of their ids."""
+        watermark, outcomes = self.watermark, []
+        if watermark is None:
+            return []
+        while self._closing and self._closing[0][0] < watermark:
+            end, user = heappop(self._closing)
+            held = self._pending.get(user)
+            if held is not None and held.exposures and held.exposures[0].ts + self.window_us == end:
+                outcome = self._leave(user, held, end)
+                if outcome is not None:
+                    outcomes.append(outcome)
+        while self._waiting and self._waiting[0][0] < watermark:
+            _, user = heappop(self._waiting)
+            self._drop_unexposed(user, watermark)
+        return outcomes
+
+    def forget(self, user: str) -> None:
+        """Erase a user: what is held, and that the user has entered. Sums over all users stay."""
+        self._pending.pop(user, None)
+        self.entered.discard(user)
+        self.changed.add(user)
+
+    def _of(self, user: str) -> _Pending:
+        self.changed.add(user)
+        held = self._pending.get(user)
+        if held is None:
+            held = self._pending[user] = _Pending()
+        return held
+
+    def _drop_unexposed(self, user: str, watermark: int) -> None:
+        """Let go of a user's events that no exposure precedes, and none can any more."""
+        held = self._pending.get(user)
+        if held is None:
+            return
+        # By the first exposure and the watermark alone, so that it is the same whichever came first.
+        before = min(watermark, held.exposures[0].ts) if held.exposures else watermark
+        kept = [event for event in held.events if event.ts + self.skew_us >= before]
+        if len(kept) == len(held.events):
+            return
+        self.counts.unexposed += len(held.events) - len(kept)
+        held.events = kept
+        self.changed.add(user)
+        if not (kept or held.exposures):
+            del self._pending[user]
+
+    def _leave(self, user: str, held: _Pending, end: int) -> Outcome | None:
+        """The window of a user has closed: count, join, remember that the user has entered."""
+        del self._pending[user]
+        self.entered.add(user)
+        self.changed.add(user)
+        inside = [exposure for exposure in held.exposures if exposure.ts <= end]
+        self.counts.later_exposures += len(held.exposures) - len(inside)
+        unique = _first_of_each_id(inside)
+        self.counts.exposures += len(unique)
+        self.counts.repeated_exposures += len(inside) - len(unique)
+        joined = self._join(unique, held.events, end)
+        arms = {exposure.arm for exposure in inside}
+        if len(arms) > 1:
+            self.counts.two_arms += 1
+            return None
+        first = inside[0]
+        if self._moved is not None and self._moved(user, first.ts, end):
+            self.counts.moved += 1
+            return None
+        self.counts.users += 1
+        value = fsum(event.value for event in joined)
+        return Outcome(user, self.arms[first.arm], first.ts, value, len(joined), len(unique))
+
+    def _join(self, exposures: list[Exposure], events: list[Happening], end: int) -> list[Happening]:
+        """The events that belong to an exposure; all of them are counted. Both lists are sorted."""
+        by_id: dict[str, int] = {}
+        shown: set[str] = set()
+        joined: dict[Happening, None] = {}
+        counts, next_exposure = self.counts, 0
+        for event in events:
+            if event.ts > end:
+                counts.after_window += 1
+                continue
+            while next_exposure < len(exposures) and exposures[next_exposure].ts <= event.ts + self.skew_us:
+                by_id[exposures[next_exposure].id] = next_exposure
+                shown.update(exposures[next_exposure].items)
+                next_exposure += 1
+            if (event.exposure not in by_id) if event.exposure else (event.item not in shown):
+                counts.unexposed += 1
+            elif event in joined:
+                counts.repeated += 1
+            else:
+                counts.joined += 1
+                joined[event] = None
+        return list(joined)
+
+    def row(self, user: str) -> dict[str, Any] | None:
+        """What is held of a user as plain JSON, the same whatever came first; None for nothing."""
+        held = self._pending.get(user)
+        if held is None:
+            return None
+        return {
+            "exposures": [[e.ts, e.id, e.arm, list(e.items)] for e in held.exposures],
+            "events": [list(event) for event in held.events],
+        }
+
+    def users(self) -> list[str]:
+        """Users of whom something is held, sorted."""
+        return sorted(self._pending)
+
+    def state(self) -> dict[str, Any]:
+        """All but the rows and the entered users, as plain JSON."""
+        return {"reached": self.reached, "counts": asdict(self.counts)}
+
+    def restore(self, state: Mapping[str, Any], rows: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+        """Go on from what `state` and the `row`s of all users gave; only before any record."""
+        self.reached = {source: state["reached"].get(source) for source in self.reached}
+        self.counts = JoinCounts(**state["counts"])
+        for user, row in rows:
+            held = self._pending[user] = _Pending()
+            held.exposures = [Exposure(ts, id, arm, tuple(items)) for ts, id, arm, items in row["exposures"]]
+            held.events = [Happening(*event) for event in row["events"]]
+            if held.exposures:
+                heappush(self._closing, (held.exposures[0].ts + self.window_us, user))
+            first = held.exposures[0].ts if held.exposures else None
+            for event in held.events:
+                if first is not None and event.ts + self.skew_us >= first:
+                    break
+                heappush(self._waiting, (event.ts + self.skew_us, user))
+
+
+def _first_of_each_id(exposures: list[Exposure]) -> list[Exposure]:
+    """Exposures in their order, without those that repeat an id."""
+    first: dict[str, Exposure] = {}
+    for exposure in exposures:
+        first.setdefault(exposure.id, exposure)
+    return list(first.values())
