@@ -14,7 +14,18 @@ from pathlib import Path
 from benchmarks.record import RESULTS
 from benchmarks.verdict import Verdict, show
 
-NAMES = ("quality", "kernels", "path", "batch_size", "commits", "memory", "simulator", "kafka")
+NAMES = (
+    "quality",
+    "kernels",
+    "path",
+    "batch_size",
+    "commits",
+    "memory",
+    "simulator",
+    "kafka",
+    "freshness",
+    "restart",
+)
 _ROOT = Path(__file__).resolve().parent.parent
 
 
