@@ -48,6 +48,7 @@ _COMMANDS = (
     ("route", "app", "Divide users between versions."),
     ("lag", "lag", "Show how far versions are behind their topics."),
     ("dead-letters", "app", "Show the records that a version refused, and send them again."),
+    ("forget", "forget", "Forget a user or an item in all versions, for good."),
 )
 
 

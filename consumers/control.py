@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from state.live import discard
+from state.rocksdb import RocksStore
 from state.store import Store
 from state.versions import NAME, Version, checkpoint_of, half_made
 from streaming import errors
@@ -79,7 +80,10 @@ def _forget(holder: Holder, arguments: Mapping[str, Any]) -> dict[str, Any]:
     from state.erasure import forget, read_erasures  # loads compiled kernels
 
     known = [(kind, str(name)) for kind, name in arguments["known"]]
-    return {"rows": forget(holder.learned(), read_erasures(holder.version.home), known)}
+    rows = forget(holder.learned(), read_erasures(holder.version.home), known)
+    if arguments["purge"] and isinstance(holder.store, RocksStore):
+        holder.store.purge()
+    return {"rows": rows}
 
 
 COMMANDS: dict[str, Command] = {"snapshot": _snapshot, "fork": _fork, "forget": _forget}

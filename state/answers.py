@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from state.catalogue import Listing
+from state.erasure import check_forgotten
 from state.guests import OWN_PARTS, Guests, checked
 from state.learned import Learned
 from state.ranking import Measure, compare, top
@@ -386,10 +387,12 @@ def answers_of(version: Version, listing: Listing | None = None) -> Iterator[Ans
         listing: the catalogue, kept for this version alone.
 
     Raises:
-        StoreError: nothing was learned yet, or the store cannot be read.
+        StoreError: nothing was learned yet, the store cannot be read, or something is to be forgotten first.
     """
     with version.reading() as store:
-        yield Answers(version.name, Learned(version.spec, store, user_cache=1), listing)
+        learned = Learned(version.spec, store, user_cache=1)
+        check_forgotten(version.home, learned.ledger.erased)
+        yield Answers(version.name, learned, listing)
 
 
 def recommend(learned: Learned, user: str, k: int) -> list[tuple[str, float, list[Reason]]]:

@@ -42,7 +42,7 @@ def learn(version: Version, *paths: Path, commit: int = 0) -> None:
 
 def forget(version: Version, kind: Any, name: str, *, until: int = LATE, undo: bool = False) -> int:
     add_erasure(version.home, kind, name, until, undo=undo)
-    rows: int = ask(version, "forget", known=[[kind, name]])["rows"]
+    rows: int = ask(version, "forget", known=[[kind, name]], purge=False)["rows"]
     return rows
 
 
