@@ -409,6 +409,7 @@ def _assemble(given: list[_Given], path: Path | None) -> Settings:
         "events": {"fields": {}, "weights": {"*": 1.0}},
         "worker": {},
         "serve": {},
+        "versions": {},
         "kafka": {},
     }
     client: dict[str, Any] = {}
