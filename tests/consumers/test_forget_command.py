@@ -141,14 +141,13 @@ def test_item_is_forgotten_and_taken_back(
     versions: list[Version], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     home = tmp_path / "home"
-    quiet = ["--home", str(home), "--set", "worker.metrics_port=none"]
     assert [v["rows"] for v in run(capsys, home, "item", "tea")["versions"]] == [1, 1, 0]
-    learn_more = append(tmp_path / "b.jsonl", ['{"user": "bob", "item": "tea", "ts": 1700000000}'])
-    assert main(["work", "one", "--from", str(learn_more), "--until-end", *quiet]) == 0
+    more = append(tmp_path / "b.jsonl", ['{"user": "bob", "item": "tea", "ts": 1700000000}'])
+    learn(versions[0], more)
     assert b"itea" not in everything(versions[0].store_path)
     run(capsys, home, "item", "tea", "--undo")
-    append(learn_more, ['{"user": "bob", "item": "tea", "ts": 1700000000}'])
-    assert main(["work", "one", "--from", str(learn_more), "--until-end", *quiet]) == 0
+    append(more, ['{"user": "bob", "item": "tea", "ts": 1700000000}'])
+    learn(versions[0], more)
     assert b"itea" in everything(versions[0].store_path)
 
 

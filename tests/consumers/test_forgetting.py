@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
-from threading import Event as Flag
 from typing import Any
 
 import pytest
@@ -19,7 +17,7 @@ from state.ledger import Ledger
 from state.versions import Version
 from streaming.errors import StoreError
 from streaming.rules import EventRules
-from tests.consumers.worked import append, everything, lines, made, worker_on
+from tests.consumers.worked import append, everything, learn, lines, made, worker_on
 
 LATE = 4_000_000_000 * 10**6  # microseconds: after all events of the tests
 HISTORIES: dict[str, Any] = {"dimension": 4, "negatives": 8, "recent": 50, "history": 5, "context": 3}
@@ -29,15 +27,6 @@ KEPT: dict[str, Any] = {
     "users_live_s": 86_400,
     "items_live_s": 86_400,
 }
-
-
-def learn(version: Version, *paths: Path, commit: int = 0) -> None:
-    """One run over files, as `freshet work` does it."""
-    with version.open() as store:
-        log = FilesLog([str(path) for path in paths], EventRules())
-        erasures = partial(read_erasures, version.home)
-        worker_on(version, store, log, commit=commit, erasures=erasures).run(Flag())
-        log.close()
 
 
 def forget(version: Version, kind: Any, name: str, *, until: int = LATE, undo: bool = False) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from threading import Event as Flag
 from typing import Any
@@ -19,7 +20,7 @@ from consumers.embeddings import EmbeddingWorker, Pace, Totals
 from consumers.eventlog.contract import EventLog
 from consumers.eventlog.files import FilesLog
 from consumers.metrics import WorkerMetrics
-from state.erasure import Erasures
+from state.erasure import Erasures, read_erasures
 from state.learned import Learned
 from state.spec import new_spec
 from state.store import Store
@@ -91,7 +92,9 @@ def learn(
     """One run over files, to their end."""
     with version.open() as store:
         log = FilesLog([str(path) for path in paths], rules)
-        totals = worker_on(version, store, log, rules=rules, commit=commit, batch=batch).run(Flag())
+        erasures = partial(read_erasures, version.home)
+        worker = worker_on(version, store, log, rules=rules, commit=commit, batch=batch, erasures=erasures)
+        totals = worker.run(Flag())
         log.close()
     return totals
 
