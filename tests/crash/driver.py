@@ -18,6 +18,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from threading import Event as Flag
 from types import TracebackType
@@ -33,6 +34,8 @@ from consumers.dead_letters import DeadLetters
 from consumers.embeddings import EmbeddingWorker, Pace
 from consumers.eventlog.files import FilesLog
 from consumers.metrics import WorkerMetrics
+from state import erasure
+from state.erasure import add_erasure, read_erasures
 from state.learned import Learned
 from state.memory import MemoryStore
 from state.rocksdb import RocksStore
@@ -62,6 +65,7 @@ class Job(msgspec.Struct):
         every: events between commits.
         check_events: events between two looks at what has expired.
         warm: compile what the version needs first, for this job and those after it.
+        forget: a user to be forgotten, in the place of learning.
     """
 
     version: str
@@ -74,6 +78,7 @@ class Job(msgspec.Struct):
     user_cache: int = 25
     check_events: int = 128
     warm: bool = False
+    forget: str = ""
 
 
 class Fate:
@@ -128,12 +133,28 @@ class DyingLog(FilesLog):
         self.fate.reached("after_told")
 
 
+def forget(job: Job) -> None:
+    """The part of `freshet forget` that is durable: the list, then the store."""
+    version = _version(job)
+    add_erasure(version.home, "user", job.forget, 2**62)
+    fate = Fate(job)
+    store = DyingStore(version.store_path)
+    store.fate = fate
+    fate.begin()
+    fate.reached("after_list")
+    with store:
+        erasure.forget(Learned(version.spec, store, user_cache=job.user_cache), read_erasures(version.home))
+
+
+def _version(job: Job) -> Version:
+    path = Path(job.version)
+    return Version(path.name, path, read_spec(path / "spec.toml"))
+
+
 def work(job: Job) -> None:
     """The worker, as `freshet work` puts it together."""
     vars(state.learned)["CHECK_EVENTS"] = job.check_events
-    path = Path(job.version)
-    version = Version(path.name, path, read_spec(path / "spec.toml"))
-    fate = Fate(job)
+    version, fate = _version(job), Fate(job)
     store = DyingStore(version.store_path)
     store.fate = fate
     with store:
@@ -149,6 +170,7 @@ def work(job: Job) -> None:
             metrics=WorkerMetrics(CollectorRegistry()).of(version.name),
             pace=Pace(events=job.every),
             batch_events=job.batch,
+            erasures=partial(read_erasures, version.home),
         ).run(Flag())
         log.close()
         letters.close()
@@ -197,7 +219,7 @@ def serve() -> None:
 def _live(job: Job) -> None:
     code = 1
     try:
-        work(job)
+        forget(job) if job.forget else work(job)
         code = 0
     except BaseException:
         traceback.print_exc()
