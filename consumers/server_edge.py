@@ -22,6 +22,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _BUCKETS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1, 2.5, 5, 10)
+_READ_ON = 16 << 20  # most bytes of a body too large that are read and forgotten
 UNMATCHED = "unmatched"
 
 
@@ -81,7 +82,7 @@ class Edge:
             message = await receive()
             left -= len(message.get("body", b""))
             if left < 0:
-                raise self._too_large()
+                raise await self._too_large(scope, receive, message.get("more_body", False))
             return message
 
         async def noted(message: Message) -> None:
@@ -91,7 +92,7 @@ class Edge:
             await send(message)
 
         try:
-            self._check(scope)
+            await self._check(scope, receive)
             await self._app(scope, bounded, noted)
         except ClientDisconnect:
             status = status or 499
@@ -103,7 +104,7 @@ class Edge:
             route = getattr(scope.get("route"), "path_format", UNMATCHED)
             self._metrics.observe(route, status, time.perf_counter() - begun)
 
-    def _check(self, scope: Scope) -> None:
+    async def _check(self, scope: Scope, receive: Receive) -> None:
         """Refuse what cannot be read as it was meant, or is announced as too large."""
         for part in (scope.get("raw_path", b""), scope["query_string"]):
             if b"%" in part:
@@ -113,7 +114,17 @@ class Edge:
                     raise RequestError(400, "The address is not UTF-8; encode ids in UTF-8.") from error
         for name, value in scope["headers"]:
             if name == b"content-length" and value.isdigit() and int(value) > self._most:
-                raise self._too_large()
+                raise await self._too_large(scope, receive, True)
 
-    def _too_large(self) -> RequestError:
+    async def _too_large(self, scope: Scope, receive: Receive, more: bool) -> RequestError:
+        """The refusal, once some of what the client still sends was taken.
+
+        Else it may find the connection closed under its hands, and no answer.
+        """
+        waits = any(name == b"expect" for name, _ in scope["headers"])  # for a word before it sends
+        left = 0 if waits else _READ_ON
+        while more and left > 0:
+            message = await receive()
+            left -= len(message.get("body", b""))
+            more = message.get("more_body", False)
         return RequestError(413, f"The body has more than {self._most} bytes (serve.max_body_bytes).")
