@@ -26,6 +26,7 @@ from state.arena import Arena
 from state.erasure import read_erasures
 from state.learned import Learned
 from state.reasons import in_words
+from state.releases import Releases
 from state.spec import new_spec
 from state.versions import Registry, Version
 from streaming.simulator import SimulatorOptions
@@ -99,6 +100,9 @@ class Demo:
         begun = min(known.ledger.number for known in learned.values())
         limit = None if more is None else begun + more
         self.log = SimulatorLog(SimulatorOptions(seed=seed), rate=rate, limit=limit)
+        releases = Releases(settings.home)
+        if releases.read().champion is None:
+            releases.promote("demo", "the demonstration's default learner")
         self._workers: dict[str, EmbeddingWorker] = {}
         for learner, version in versions.items():
             holder = Holder(version, learned[learner].store, partial(learned.__getitem__, learner))

@@ -30,9 +30,18 @@ def line(picture: Picture) -> str:
     )
 
 
-def screen(picture: Picture, seconds: float, metrics: str, home: str) -> RenderableType:
+def try_it(address: str, user: str) -> str:
+    """Three requests to the server at an address."""
+    paths = [f"/v1/users/{user}/recommendations?k=5", f"/v1/users/{user}/embedding", "/v1/versions"]
+    return "\n".join(f"curl '{address}{path}'" for path in paths)
+
+
+def screen(picture: Picture, seconds: float, metrics: str, home: str, address: str = "") -> RenderableType:
     """The whole picture."""
     parts = [_figures(picture, seconds), _rates(picture), _curve(picture), _recommendations(picture)]
+    if address:
+        title = Text("\nAsk the server", style="bold") + Text("  it sees each event at once", style="dim")
+        parts += [title, Text(try_it(address, picture.user or "u1"))]
     foot = Text(f"metrics {metrics} · home {home} · Ctrl-C commits and ends", style="dim")
     return Panel(Group(*parts, foot), title="Freshet", title_align="left", width=96)
 

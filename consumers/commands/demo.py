@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Annotated
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from rich.live import Live
@@ -12,6 +13,10 @@ from rich.live import Live
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit, stderr
 from streaming.errors import UsageError
+
+if TYPE_CHECKING:
+    from consumers.companion import Companion
+    from consumers.demo import Demo
 
 _REDRAW_S = 0.5
 _LINE_S = 5.0  # between two lines where there is no terminal
@@ -22,6 +27,7 @@ def demo(
     events: int | None = None,
     rate: float = 5000.0,
     seed: int = 1,
+    server: bool = True,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
     """Learn a simulated stream live: the default learner beside popularity and beside the best possible.
@@ -38,6 +44,8 @@ def demo(
         Events a second; 0 for as many as can be learned.
     seed
         Of the simulated world.
+    server
+        Answer queries over HTTP meanwhile, from a process of its own; --no-server leaves it out.
     json
         Print the summary as JSON.
     """
@@ -48,44 +56,62 @@ def demo(
     from prometheus_client import REGISTRY
 
     from consumers.commands.work import stop_on_signals
+    from consumers.companion import Companion
     from consumers.demo import Demo, summary
     from consumers.metrics import WorkerMetrics, serve_metrics
-    from consumers.screen import line, screen
     from streaming.kernels import cache_home
 
     settings = current_settings()
     if not cache_home().is_dir():
         stderr.print("Compiling kernels for this machine, once; about a minute.")
-    shown = Demo(settings, WorkerMetrics(REGISTRY), seed=seed, rate=rate or None, more=events)
-    port, where = settings.worker.metrics_port, "off"
-    if port is not None:
-        where = f"http://127.0.0.1:{serve_metrics(REGISTRY, port)}/metrics"
-    # The first picture of a pipe comes after a while: at once there is nothing to see.
-    last = 0.0 if stderr.is_terminal else time.monotonic()
-    with Live(console=stderr, auto_refresh=False) as live:
-
-        def look(final: bool = False) -> None:
-            nonlocal last
-            now = time.monotonic()
-            if final or now - last >= (_REDRAW_S if stderr.is_terminal else _LINE_S):
-                last = now
-                picture = shown.picture()
-                if stderr.is_terminal:
-                    live.update(screen(picture, now - started, where, str(settings.home)), refresh=True)
-                else:
-                    stderr.print(line(picture), soft_wrap=True)
-
-        try:
-            shown.run(stop_on_signals(), look)
-            look(final=True)
-            picture = shown.picture()
-        finally:
-            shown.close()
+    with ExitStack() as held:
+        beside = held.enter_context(Companion(settings)) if server else None
+        shown = Demo(settings, WorkerMetrics(REGISTRY), seed=seed, rate=rate or None, more=events)
+        held.callback(shown.close)
+        port, where = settings.worker.metrics_port, "off"
+        if port is not None:
+            where = f"http://127.0.0.1:{serve_metrics(REGISTRY, port)}/metrics"
+        with Live(console=stderr, auto_refresh=False) as live:
+            seen = _Screen(live, shown, beside, where, str(settings.home))
+            shown.run(stop_on_signals(), seen.look)
+            seen.look(final=True)
+        picture = shown.picture()
     if json:
         emit(summary(picture, time.monotonic() - started), True)
     ask = f"{sys.argv[0]} query recommend {picture.user} --version demo --home {settings.home}"
     stderr.print(f"Kept in {settings.home}. Ask it: {ask}", soft_wrap=True)
     return 0
+
+
+class _Screen:
+    """Draws the picture of the moment, now and then."""
+
+    def __init__(self, live: Live, demo: Demo, server: Companion | None, metrics: str, home: str) -> None:
+        self._live, self._demo, self._server = live, demo, server
+        self._metrics, self._home = metrics, home
+        self._started = time.monotonic()
+        # The first picture of a pipe comes after a while: at once there is nothing to see.
+        self._last = 0.0 if stderr.is_terminal else self._started
+        self._told = False
+
+    def look(self, final: bool = False) -> None:
+        """Draw, where it is time."""
+        from consumers.screen import line, screen, try_it
+
+        now = time.monotonic()
+        if not final and now - self._last < (_REDRAW_S if stderr.is_terminal else _LINE_S):
+            return
+        self._last = now
+        picture = self._demo.picture()
+        address = self._server.address if self._server is not None else ""
+        if stderr.is_terminal:
+            drawn = screen(picture, now - self._started, self._metrics, self._home, address)
+            self._live.update(drawn, refresh=True)
+            return
+        if address and not self._told:
+            stderr.print(try_it(address, picture.user), soft_wrap=True)
+            self._told = True
+        stderr.print(line(picture), soft_wrap=True)
 
 
 def _check_numbers(events: int | None, rate: float) -> None:
