@@ -63,8 +63,9 @@ def export_vectors(
                         observe(count)
             half.replace(to)
         except OSError as error:
-            half.unlink(missing_ok=True)
             raise StoreError(f"{to}: the vectors cannot be written there ({error}).") from error
+        finally:
+            half.unlink(missing_ok=True)
     return count
 
 

@@ -19,6 +19,7 @@ class Freshet:
 
     def __call__(self, *words: str, code: int = 0) -> str:
         """What a command said, standard error too where it failed."""
+        self._capsys.readouterr()  # what the test itself logged
         ended = main([*words, "--home", str(self.home)])
         said = self._capsys.readouterr()
         assert ended == code, said

@@ -19,7 +19,7 @@ Events = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint32], NDA
 
 def events(n: int, seed: int) -> Events:
     random = np.random.default_rng(seed)
-    rank = (random.geometric(0.05, n) - 1).astype(np.float32) / 2
+    rank = (random.geometric(0.05, n) - 1).astype(np.float32) / np.float32(2)
     rank[random.random(n) < 0.2] = np.inf
     rank[random.random(n) < 0.3] = np.nan
     loss = random.normal(1, 1, n).astype(np.float32)
