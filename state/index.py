@@ -1,0 +1,430 @@
+"""The items that score highest for a user: rows that a learner is changing enter, slots and scores leave.
+
+Up to EXACT_MOST items, every row is scored at every search. Above, candidates come from lists of near
+items (state/lists.py), which `refresh` makes follow the rows, and their scores from the rows as they are
+now: a candidate may be missed, a score is never old. How much of the lists is read is steered by recall,
+which is measured on a part of the searches.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from state.lists import (
+    HELD,
+    LISTS,
+    Columns,
+    Items,
+    Lists,
+    follow_rows,
+    grown_lists,
+    measure,
+    move_strays,
+    new_lists,
+    place_items,
+    remove_from,
+    rescale,
+    split,
+)
+from state.nearest import best_of, reach_of, scan
+from streaming.learners.contract import fade_period
+
+EXACT_MOST = 100_000  # items that are all scored
+RECALL_AT = 10
+AIM = 0.985  # recall that the reading of lists is steered to
+_WIDTH = 4.5  # spreads by which a list's best item is taken to stand above its mean, at first
+_FEW = 50  # where a mask leaves fewer than one item in this many, all that it leaves are scored
+_LEAST, _MOST_SHARE = 10_000, 8  # entries that a search reads at least; at most one in this many
+_NONE = np.zeros(0, np.bool_)
+_NO_SLOTS = np.zeros(0, np.int32)
+_NOBODY = np.zeros(0, np.int64)
+
+
+class ItemSource(Protocol):
+    """Where the rows of a version's items lie.
+
+    Attributes:
+        dimension: floats in the vector.
+        vector: its first column.
+        bias: column of the bias, -1 for none.
+        bias_half_life: of the learner; inf where the bias does not decay.
+    """
+
+    dimension: int
+    vector: int
+    bias: int
+    bias_half_life: float
+
+    def items(self) -> Items:
+        """The arrays that are in use now; read-only ones will do."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """What one `refresh` did.
+
+    Attributes:
+        rows: entries written over.
+        new, gone: items.
+        moved: items that are now in another list.
+        seconds: of this thread on a processor.
+    """
+
+    rows: int = 0
+    new: int = 0
+    gone: int = 0
+    moved: int = 0
+    seconds: float = 0.0
+
+
+class Recall(NamedTuple):
+    """Share of the 10 best items that searches found, the newest samples counting most; and their number."""
+
+    at_10: float
+    samples: int
+
+
+class _Question(NamedTuple):
+    query: NDArray[np.float32]
+    allow: NDArray[np.bool_]
+    cosine: bool
+
+
+class _State(NamedTuple):
+    """Lists, and the event at whose scale they hold biases."""
+
+    lists: Lists
+    start: int
+
+
+class ItemIndex:
+    """Finds items by the inner product of their vectors with a query, plus their bias.
+
+    `search` may be called from many threads while one calls `refresh`.
+
+    Args:
+        source: the rows.
+        exact_most: items up to which all are scored.
+        sample_every: of how many searches one is compared with exact search.
+    """
+
+    def __init__(self, source: ItemSource, *, exact_most: int = EXACT_MOST, sample_every: int = 500) -> None:
+        self._source, self._exact_most, self._sample_every = source, exact_most, sample_every
+        self._state: _State | None = None
+        self._since = 0  # events up to here are in the lists
+        self._turn = 0  # list that is looked at next
+        self._bound = 0.15  # part of a list's spread by which an item's place in it may change
+        self._looked = 0  # items in this round for which the nearest mean was sought
+        self._width = _WIDTH
+        self._searches = 0
+        self._found, self._asked, self._samples = 0.0, 0.0, 0
+        self._every = _NO_SLOTS
+        self._refreshing = threading.Lock()
+        self._question: _Question | None = None
+
+    @property
+    def recall(self) -> Recall:
+        """As sampled; 1 where every search was exact."""
+        return Recall(self._found / self._asked if self._asked else 1.0, self._samples)
+
+    @property
+    def exact(self) -> bool:
+        """Whether all items are scored at every search."""
+        return self._state is None
+
+    # -- searching ------------------------------------------------------------------------------
+
+    def search(
+        self,
+        query: NDArray[np.float32],
+        k: int,
+        *,
+        allow: NDArray[np.bool_] | None = None,
+        exclude: NDArray[np.int64] | None = None,
+        cosine: bool = False,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The k best items: (slots, scores), best first.
+
+        Of equal scores, that of the item with more events comes first, then that of the earlier slot.
+
+        Args:
+            query: (d,) as `Learner.query` gives it; an item's vector where similar items are wanted.
+            allow: (slots,) which may be found; a slot beyond its end may not.
+            exclude: slots that may not.
+            cosine: score by the cosine alone, not by inner product and bias.
+        """
+        query, mask = np.ascontiguousarray(query, np.float32), _NONE if allow is None else allow
+        if cosine:
+            length = float(np.sqrt(query @ query))
+            query = query / np.float32(length or 1.0)
+        items, state = self._source.items(), self._state
+        without = _NOBODY if exclude is None else exclude
+        if state is not None:
+            self._searches += 1
+            if self._searches % self._sample_every == 0:
+                self._question = _Question(query.copy(), mask, cosine)
+            chosen = self._candidates(items, state, query, k + len(without), mask, cosine)
+        else:
+            chosen = self._all(items.known)
+        return self._best(items, query, k, chosen, mask, cosine, without)
+
+    def _best(
+        self,
+        items: Items,
+        query: NDArray[np.float32],
+        k: int,
+        chosen: NDArray[np.int32],
+        mask: NDArray[np.bool_],
+        cosine: bool,
+        without: NDArray[np.int64],
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The k best of the chosen, by their rows."""
+        room = min(k + len(without), max(1, len(chosen)))
+        scores, slots = np.empty(room, np.float32), np.empty(room, np.int32)
+        columns = self._columns(items.number)
+        size = best_of(items, columns, query, cosine, chosen, mask, scores, slots)
+        order = np.lexsort((slots[:size], -items.events[slots[:size]].astype(np.int64), -scores[:size]))
+        best, near = slots[:size][order].astype(np.int64), scores[:size][order]
+        if len(without):
+            keep = ~np.isin(best, without)
+            best, near = best[keep], near[keep]
+        return best[:k], near[:k]
+
+    def _all(self, count: int) -> NDArray[np.int32]:
+        every = self._every
+        if len(every) < count:
+            self._every = every = np.arange(count + count // 4 + 1024, dtype=np.int32)
+        return every[:count]
+
+    def _candidates(
+        self,
+        items: Items,
+        state: _State,
+        query: NDArray[np.float32],
+        k: int,
+        mask: NDArray[np.bool_],
+        cosine: bool,
+    ) -> NDArray[np.int32]:
+        """Slots among which the k best are likely to be, each once."""
+        if len(mask):
+            left = np.flatnonzero(mask[: items.known]) if _is_few(mask, items.known) else None
+            if left is not None:
+                return left.astype(np.int32)
+        if k > items.known // 100:
+            return self._all(items.known)
+        lists, wanted = state.lists, 2 * k + 50
+        scale = self._scale(items.number, state.start)
+        reach = np.full(len(lists.head), -np.inf, np.float32)
+        reach_of(lists, query, cosine, self._width, scale, reach)
+        order = np.argsort(-reach[: lists.counts[LISTS]])
+        scores, slots = np.empty(wanted, np.float32), np.empty(wanted, np.int32)
+        kept, kept_slots = np.empty(k, np.float32), np.empty(k, np.int32)
+        most = max(items.known // _MOST_SHARE, 4 * _LEAST)
+        found, _ = scan(
+            lists, items.events, query, cosine, scale, mask, order, reach, _LEAST, most, k,
+            scores, slots, kept, kept_slots,
+        )  # fmt: skip
+        return np.unique(slots[:found])
+
+    def _scale(self, number: int, start: int) -> float:
+        """Factor from a bias stored at the scale of event `start` to its true value."""
+        half_life = self._source.bias_half_life
+        return 1.0 if np.isinf(half_life) else float(2.0 ** (-(number - start) / half_life))
+
+    def _start(self, number: int) -> int:
+        """The last event at which biases were brought back to the scale 1."""
+        half_life = self._source.bias_half_life
+        return 0 if np.isinf(half_life) else number - number % fade_period(half_life)
+
+    def _columns(self, number: int) -> Columns:
+        source, start = self._source, self._start(number)
+        if np.isinf(source.bias_half_life) or source.bias < 0:
+            never = np.iinfo(np.int64).max
+            one = np.float32(1.0)
+            return Columns(source.vector, source.bias, 0, int(never), one, one, one)
+        period = fade_period(source.bias_half_life)
+        before = np.float32(2.0 ** (-period / source.bias_half_life))
+        scale = np.float32(self._scale(number, start))
+        return Columns(
+            source.vector, source.bias, start, start + period, before, np.float32(1.0) / before, scale
+        )
+
+    # -- following ------------------------------------------------------------------------------
+
+    def refresh(self, budget_s: float = 0.02) -> Refreshed:
+        """Make the lists follow the rows.
+
+        New, changed and gone items are always taken in, whatever that takes. The rest of the budget goes
+        into moving items between lists, list by list, and into comparing a search with exact search.
+
+        Args:
+            budget_s: seconds of this thread on a processor.
+        """
+        with self._refreshing:
+            begun = time.thread_time()
+            items = self._source.items()
+            if items.known <= self._exact_most * (1.0 if self._state is None else 0.8):
+                self._state = None
+                return Refreshed(seconds=time.thread_time() - begun)
+            columns = self._columns(items.number)
+            if self._state is None:
+                self._since = items.number
+                self._state = _State(self._built(items, columns), columns.start)
+                return Refreshed(new=items.known, seconds=time.thread_time() - begun)
+            gone, rows, new = self._take_in(items, columns)
+            moved = 0
+            while time.thread_time() - begun < budget_s:
+                moved += self._tend(columns)
+            self._sample()
+            return Refreshed(rows, new, gone, moved, time.thread_time() - begun)
+
+    def _lists(self) -> Lists:
+        assert self._state is not None
+        return self._state.lists
+
+    def _take_in(self, items: Items, columns: Columns) -> tuple[int, int, int]:
+        """Gone, changed and new items; returns how many of each."""
+        assert self._state is not None
+        lists, start = self._state
+        if items.known > len(lists.place):
+            lists = grown_lists(lists, items.known + items.known // 2, len(lists.head))
+            self._state = _State(lists, start)
+        if columns.start != start:
+            rescale(lists, np.float32(self._scale(columns.start, start)))
+            self._state = _State(lists, columns.start)
+        held = len(lists.place)
+        before = int(lists.counts[HELD])
+        remove_from(lists, items.known, held)
+        gone, rows, new = before - int(lists.counts[HELD]), 0, 0
+        other = np.empty(65_536, np.int32)
+        for first in range(0, items.known, len(other)):
+            last = min(first + len(other), items.known)
+            written, others = follow_rows(lists, items, columns, self._since, first, last, other)
+            place_items(lists, items, columns, other[:others], np.full(others, -1, np.int32))
+            rows, new = rows + written, new + others
+        self._since = items.number
+        return gone, rows, new
+
+    def _tend(self, columns: Columns) -> int:
+        """Look at one list: measure it anew, split it where it is long, move items that went astray."""
+        lists = self._lists()
+        if self._turn >= lists.counts[LISTS]:
+            self._end_round(int(lists.counts[HELD]))
+        which, self._turn = self._turn, self._turn + 1
+        scale = columns.scale
+        slots = np.empty(max(1, int(lists.size[which])), np.int32)
+        n = measure(lists, which, slots, scale)
+        if n > 3 * _usual_size(int(lists.counts[HELD])):
+            if lists.counts[LISTS] == len(lists.head):
+                start = self._state.start if self._state else 0
+                lists = grown_lists(lists, len(lists.place), 2 * len(lists.head))
+                self._state = _State(lists, start)
+            new = int(lists.counts[LISTS])
+            lists.counts[LISTS] += 1
+            halves = split(lists, slots[:n], which, new, scale)
+            measure(lists, which, slots, scale)
+            measure(lists, new, np.empty(max(1, halves), np.int32), scale)
+            return halves
+        looked, moved = move_strays(lists, slots[:n], which, self._bound, scale)
+        self._looked += looked
+        return int(moved)
+
+    def _end_round(self, held: int) -> None:
+        """All lists were looked at: widen the bound where much was sought for little, and begin again."""
+        if self._looked > held // 10:
+            self._bound = min(1.0, self._bound * 1.25)
+        elif self._looked < held // 50:
+            self._bound = max(0.05, self._bound / 1.1)
+        self._looked = self._turn = 0
+
+    def _built(self, items: Items, columns: Columns) -> Lists:
+        """Lists of all items, their means found on a part of them (Lloyd 1982)."""
+        count, d = items.known, self._source.dimension
+        usual = max(1, count // _usual_size(count))
+        draw = np.random.default_rng(1)
+        sample = np.sort(draw.choice(count, min(count, 48 * usual), replace=False)).astype(np.int32)
+        points = self._points(items, columns, sample)
+        means = points[draw.choice(len(points), usual, replace=False)]
+        for _ in range(6):
+            which = _nearest(points, means)
+            sizes = np.bincount(which, minlength=usual)
+            order = np.argsort(which, kind="stable")
+            filled = np.flatnonzero(sizes)
+            starts = (np.cumsum(sizes) - sizes)[filled]
+            means[filled] = np.add.reduceat(points[order], starts, axis=0) / sizes[filled, None]
+        lists = new_lists(d, count + count // 4, 2 * usual)
+        lists.mean[:usual] = means[:, :d]
+        lists.mean_bias[:usual] = means[:, d] / columns.scale
+        lists.counts[LISTS] = usual
+        for first in range(0, count, 16_384):
+            slots = np.arange(first, min(first + 16_384, count), dtype=np.int32)
+            which = _nearest(self._points(items, columns, slots), means)
+            place_items(lists, items, columns, slots, which)
+        room = np.empty(int(lists.size.max()), np.int32)
+        for c in range(usual):
+            measure(lists, c, room, columns.scale)
+        return lists
+
+    def _points(self, items: Items, columns: Columns, slots: NDArray[np.int32]) -> NDArray[np.float32]:
+        """(n, d + 1) vectors and true biases of items."""
+        points = np.zeros((len(slots), self._source.dimension + 1), np.float32)
+        points[:, :-1] = items.floats[slots, columns.vector : columns.vector + points.shape[1] - 1]
+        if columns.bias >= 0:
+            points[:, -1] = items.floats[slots, columns.bias] * columns.scale
+        return np.nan_to_num(points, copy=False)
+
+    def _sample(self) -> None:
+        """Compare the last search that was put aside with exact search, and steer by it."""
+        question, self._question = self._question, None
+        state = self._state
+        if question is None or state is None:
+            return
+        items, (query, mask, cosine) = self._source.items(), question
+        chosen = self._candidates(items, state, query, RECALL_AT, mask, cosine)
+        near, _ = self._best(items, query, RECALL_AT, chosen, mask, cosine, _NOBODY)
+        every = self._all(items.known)
+        best, _ = self._best(items, query, RECALL_AT, every, mask, cosine, _NOBODY)
+        if not len(best):
+            return
+        share = len(np.intersect1d(near, best)) / len(best)
+        self._found, self._asked = 0.98 * self._found + share, 0.98 * self._asked + 1.0
+        self._samples += 1
+        self._width = min(8.0, max(3.0, self._width + (AIM - share)))
+
+
+def follow(index: ItemIndex, stop: threading.Event, *, share: float = 0.1, every_s: float = 0.25) -> None:
+    """Refresh an index until told to stop; for a thread of its own.
+
+    Args:
+        share: part of a processor that this may take; building lists anew takes more, for seconds.
+        every_s: seconds from one refresh to the next, or more where the share demands it.
+    """
+    while not stop.is_set():
+        spent = index.refresh(share * every_s).seconds
+        stop.wait(max(every_s, spent / share) - spent)
+
+
+def _usual_size(count: int) -> int:
+    """Entries of a list, such that reading means and reading entries cost about the same."""
+    return max(64, int(np.sqrt(count)))
+
+
+def _is_few(mask: NDArray[np.bool_], count: int) -> bool:
+    return int(np.count_nonzero(mask[:count])) <= max(_LEAST, count // _FEW)
+
+
+def _nearest(points: NDArray[np.float32], means: NDArray[np.float32]) -> NDArray[np.int32]:
+    """The mean nearest to each point: that of the greatest x·m − ½|m|²."""
+    half = 0.5 * np.einsum("ij,ij->i", means, means)
+    found = np.empty(len(points), np.int32)
+    for first in range(0, len(points), 4096):
+        part = slice(first, first + 4096)
+        found[part] = np.argmax(points[part] @ means.T - half, axis=1)
+    return found
