@@ -149,6 +149,9 @@ class Releases:
             VersionError: none was replaced, or it is gone.
         """
         with self._changing() as state:
+            there = set(Registry(self._home).names())
+            # A kill may have come between the removal of a version and its entry here.
+            state.set(replaced=tuple(name for name in state.value.replaced if name in there))
             if state.value.champion is None or not (state.value.replaced or to_none):
                 raise VersionError(
                     "No version was replaced by a promotion, so there is none to go back to. "
@@ -157,7 +160,6 @@ class Releases:
             if not state.value.replaced:
                 return self._no_champion(state, why)
             *others, version = state.value.replaced
-            self._must_exist(version)
             route, ended = _without_arms(state.value.route)
             detail = f'comes back for "{state.value.champion}"{ended}'
             state.change("rollback", version, detail, why, champion=version, route=route)

@@ -104,6 +104,13 @@ def test_deleted_version_is_forgotten_and_its_name_begins_anew(releases: Release
     assert [c.what for c in state.history[-2:]] == ["delete", "delete"]
 
 
+def test_rollback_passes_over_a_version_that_is_gone(releases: Releases, home: Path) -> None:
+    for name in ("a", "b", "c"):
+        releases.promote(name)
+    Registry(home).delete("b")  # and killed before the registry heard of it
+    assert releases.rollback().champion == "a"
+
+
 def test_change_of_a_version_that_is_not_there_changes_nothing(releases: Releases) -> None:
     for change in (releases.promote, releases.retire):
         with pytest.raises(VersionError, match='no version "d"'):

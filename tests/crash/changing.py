@@ -1,0 +1,217 @@
+"""A process whose children die while they change versions: jobs enter, how each ended leaves.
+
+A child counts what it asks of the file system (Python's audit events) and the writes and checkpoints of
+stores, and kills itself with SIGKILL at the one that the job names. Nothing of this stands in the code
+that is tested.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from threading import Event as Flag
+from types import TracebackType
+from typing import Any
+
+import msgspec
+import structlog
+
+import consumers.control
+from consumers.control import Command, Control, Holder, ask
+from consumers.eventlog.files import FilesLog
+from state.forks import fork, forked_spec
+from state.releases import Releases
+from state.rocksdb import RocksStore
+from state.versions import Registry
+from streaming.routing import Route, divided
+from streaming.rules import EventRules
+from tests.consumers.worked import worker_on
+
+_COUNTED = ("open", "os.", "shutil.", "fcntl.", "store.")
+
+
+class Job(msgspec.Struct):
+    """One change.
+
+    Attributes:
+        what: one of CHANGES.
+        kill_at: number of the counted event at which the child dies; 0 for none.
+            The count goes to HOME/count.
+    """
+
+    what: str
+    home: str
+    kill_at: int = 0
+
+
+class Fate:
+    """Counts events, and kills this process at one of them."""
+
+    def __init__(self, kill_at: int) -> None:
+        self.count, self._kill_at = 0, kill_at
+
+    def __call__(self, event: str, _: Any = None) -> None:
+        if event.startswith(_COUNTED):
+            self.count += 1
+            if self.count == self._kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fork_b(home: Path) -> None:
+    """Fork a to b, where no worker runs."""
+    registry = Registry(home)
+    source = registry.get("a")
+    spec = forked_spec(source, {"evaluation_rate": 0.5})
+    fork(registry, source, "b", spec, lambda _: ask(source, "fork", name="b", asker=os.getpid()))
+    Releases(home).note("fork", "b", "of a")
+
+
+def promote_b(home: Path) -> None:
+    """Promote b over a."""
+    Releases(home).promote("b", "better")
+
+
+def route_both(home: Path) -> None:
+    """Divide users between a and b."""
+    Releases(home).set_route(Route("s", divided({"a": 0.5, "b": 0.5})), "halves")
+
+
+def delete_b(home: Path) -> None:
+    """Delete b."""
+    with Releases(home).deleting("b"):
+        Registry(home).delete("b")
+
+
+def work_a(home: Path) -> None:
+    """A worker of a that dies when it has made the checkpoint of a fork, before it answers."""
+    made: Command = consumers.control.COMMANDS["fork"]
+
+    def dies(holder: Holder, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        made(holder, arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return {}
+
+    consumers.control.COMMANDS["fork"] = dies
+    version = Registry(home).get("a")
+    with version.open() as store:
+        log = FilesLog([str(home / "a.jsonl")], EventRules(), follow=True)
+        with Control(Holder(version, store, lambda: worker.learned)) as control:
+            worker = worker_on(version, store, log, control=control)
+            worker.run(Flag())
+
+
+CHANGES: dict[str, Callable[[Path], None]] = {
+    "fork": fork_b,
+    "promote": promote_b,
+    "route": route_both,
+    "delete": delete_b,
+    "work": work_a,
+}
+
+
+def _live(job: Job) -> None:
+    code = 1
+    fate = Fate(job.kill_at)
+    _watch_stores(fate)
+    sys.addaudithook(fate)
+    try:
+        CHANGES[job.what](Path(job.home))
+        count = fate.count
+        Path(job.home, "count").write_text(str(count))
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _watch_stores(fate: Fate) -> None:
+    """Count the store's own steps, which Python does not see."""
+    write, checkpoint = RocksStore.write, RocksStore.checkpoint
+
+    def counted_write(
+        self: RocksStore, puts: Iterable[tuple[bytes, bytes]], deletes: Iterable[bytes] = ()
+    ) -> None:
+        fate("store.write")
+        write(self, puts, deletes)
+        fate("store.written")
+
+    def counted_checkpoint(self: RocksStore, path: Path) -> None:
+        fate("store.checkpoint")
+        checkpoint(self, path)
+        fate("store.checkpointed")
+
+    RocksStore.write, RocksStore.checkpoint = counted_write, counted_checkpoint  # type: ignore[method-assign]
+
+
+def serve() -> None:
+    """Fork for each job of standard input, and say how it ended."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    for line in sys.stdin.buffer:
+        job = msgspec.json.decode(line, type=Job)
+        child = os.fork()
+        if child == 0:
+            _live(job)
+        _, status = os.waitpid(child, 0)
+        print(json.dumps(os.waitstatus_to_exitcode(status)), flush=True)
+
+
+class Changer:
+    """The process that forks children which change versions, as a context."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.crash.changing"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).resolve().parents[2],
+        )
+
+    def begin(self, job: Job) -> None:
+        """Start a change."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(msgspec.json.encode(job) + b"\n")
+        self._process.stdin.flush()
+
+    def end(self) -> bool:
+        """Wait for it to end; whether it was killed.
+
+        Raises:
+            RuntimeError: it neither finished nor was killed; what it said stands on standard error.
+        """
+        assert self._process.stdout is not None
+        code = json.loads(self._process.stdout.readline() or b"1")
+        if code not in (0, -signal.SIGKILL):
+            raise RuntimeError(f"the change ended with {code}, expected 0 or SIGKILL")
+        return bool(code)
+
+    def run(self, what: str, home: Path, kill_at: int = 0) -> bool:
+        """Do a change to its end; whether it was killed."""
+        self.begin(Job(what, str(home), kill_at))
+        return self.end()
+
+    def __enter__(self) -> Changer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+
+if __name__ == "__main__":
+    serve()
