@@ -272,6 +272,14 @@ def check_forgotten(home: Path, done: int) -> None:
         )
 
 
+def list_size(home: Path) -> int:
+    """Bytes of the list, which tell whether there is more of it than before."""
+    try:
+        return _list_path(home).stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def _ids_of(learned: Learned, kind: Kind) -> Iterator[Ids]:
     """All ids of a kind that a version knows: in memory, in the store, and those that are only counted."""
     if kind == "item":

@@ -228,7 +228,7 @@ class Learned:
         head, ledger = self.arena.head, self.ledger
         head[DONE], head[WATERMARK], head[OLDEST] = ledger.number, ledger.watermark, self.users.oldest
         if durable:
-            head[DURABLE] = ledger.number
+            head[DURABLE] = ledger.number + ledger.erased  # rises where only something was forgotten, too
 
     def evaluation_cost_s(self) -> float:
         """Seconds that evaluating one event takes now: a score for every item, and its rank."""

@@ -18,6 +18,7 @@ import structlog
 from state.answers import Answers
 from state.arena import DURABLE, GENERATION, ITEMS_SEQUENCE
 from state.catalogue import Catalogue, Listing
+from state.erasure import check_forgotten, list_size
 from state.learned import Learned
 from state.ledger import Ledger
 from state.live import LiveTables, boot
@@ -58,6 +59,7 @@ class _FromStore:
     def __init__(self, version: Version) -> None:
         self._version = version
         self.identity = version.identity
+        self._forgotten_size = 0  # of the list of erasures that the commit follows
         with contextlib.ExitStack() as opening:
             private = opening.enter_context(tempfile.TemporaryDirectory(prefix="freshet-reader-"))
             path = version.store_path
@@ -75,7 +77,23 @@ class _FromStore:
         """Whether there is a newer commit than the one that was loaded."""
         self.store.catch_up()
         self.read_at = time.monotonic()
-        return Ledger.read(self.store).number != self.learned.ledger.number
+        ledger, have = Ledger.read(self.store), self.learned.ledger
+        return (ledger.number, ledger.erased) != (have.number, have.erased)
+
+    def check_forgotten(self) -> bool:
+        """Take the commit that follows the list of erasures; whether there was more of it than before.
+
+        Raises:
+            StoreError: there is none yet.
+        """
+        size = list_size(self._version.home)
+        if size == self._forgotten_size:
+            return False
+        if self.newer():
+            self.load()
+        check_forgotten(self._version.home, self.learned.ledger.erased)
+        self._forgotten_size = size
+        return True
 
     def close(self) -> None:
         self._open.close()
@@ -202,6 +220,8 @@ class Reader:
             self._answers = None
         elif time.monotonic() - store.read_at > _RELOAD_S and store.newer():
             store.load()
+            self._answers = None
+        if store.check_forgotten():
             self._answers = None
         if self._answers is None:
             self._answers = Answers(self.version.name, store.learned, self._listing())

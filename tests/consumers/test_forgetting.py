@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from consumers.rebuild import rebuild
 from state import audit
 from state.erasure import add_erasure, check_forgotten, read_erasures
 from state.ledger import Ledger
+from state.reader import Reader
 from state.versions import Version
-from streaming.errors import StoreError
+from streaming.errors import StoreError, UnknownIdError
 from streaming.rules import EventRules
 from tests.consumers.worked import append, everything, learn, lines, made, worker_on
 
@@ -204,3 +206,17 @@ def test_list_holds_no_id_and_its_key_is_private(tmp_path: Path) -> None:
     assert user.id != item.id
     assert b"ann" not in (tmp_path / "erasures.jsonl").read_bytes()
     assert (tmp_path / "erasure-salt").stat().st_mode & 0o777 == 0o600
+
+
+def test_reader_of_the_store_answers_nothing_until_all_is_forgotten(tmp_path: Path) -> None:
+    version = made(tmp_path / "home", "softmax", **HISTORIES)
+    learn(version, append(tmp_path / "a.jsonl", lines(100, seed=1)))
+    with closing(Reader(version)) as reader:
+        assert reader.ask(lambda answers: answers.embedding("user", "u1")).id == "u1"
+        add_erasure(version.home, "user", "u1", LATE)
+        with pytest.raises(StoreError, match="1 erasures are not done"):
+            reader.ask(lambda answers: answers.embedding("user", "u2"))
+        ask(version, "forget", known=[], purge=False)
+        with pytest.raises(UnknownIdError):
+            reader.ask(lambda answers: answers.embedding("user", "u1"))
+        assert reader.ask(lambda answers: answers.embedding("user", "u2")).id == "u2"
