@@ -36,11 +36,18 @@ _SLOW = (
 )
 
 
+# They wait for processes up to a minute at a time, and the first one may fetch Kafka and compile kernels.
+_PATIENT = ("tests/kafka/", "tests/crash/", "tests/benchmarks/", "tests/consumers/")
+_PATIENT_S = 300
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what takes long by where it lies and what it is about."""
     for item in items:
         if item.nodeid.startswith(_SLOW) or "[blend]" in item.nodeid or "-blend]" in item.nodeid:
             item.add_marker(pytest.mark.slow)
+        if item.nodeid.startswith(_PATIENT) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(_PATIENT_S))
 
 
 @pytest.fixture(scope="session")

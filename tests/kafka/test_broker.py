@@ -15,7 +15,6 @@ from kafka.admin import ScramMechanism, UserScramCredentialUpsertion
 
 from consumers.broker import Broker
 from streaming.errors import BrokerError, UsageError
-from tests.kafka.conftest import leader_of
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 60.0
@@ -140,21 +139,6 @@ def test_listener_with_passwords_serves_beside_the_plain_one() -> None:
         }
         write(address, "events", b"a", **login)
         assert read(address, "events", 1, **login) == [b"a"]
-
-
-@pytest.mark.slow
-def test_three_nodes_go_on_without_the_leader() -> None:
-    with Broker(nodes=3) as broker:
-        make_topic(broker.bootstrap, "events")
-        admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap)
-        leader = broker.nodes[leader_of(admin, "events") - 1]
-        admin.close()
-        write(broker.bootstrap, "events", b"a", acks="all")
-        leader.kill()
-        write(broker.bootstrap, "events", b"b", acks="all")
-        leader.start()
-        assert all(node.alive for node in broker.nodes)
-        assert read(broker.bootstrap, "events", 2) == [b"a", b"b"]
 
 
 def test_suspended_broker_answers_when_it_is_resumed_or_stopped() -> None:

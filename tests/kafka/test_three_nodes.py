@@ -65,6 +65,8 @@ def test_worker_goes_on_when_the_leader_is_killed_and_another_leads(
                 send(start, start + 100)
             wait_for(lambda: ledger(mine).records == RECORDS, process)
             assert leader_of(admin, TOPIC) != first
+            broker.nodes[first - 1].start()
+            assert all(node.alive for node in broker.nodes)
             assert ended(process)["offsets"] == {f"{TOPIC}[0]": RECORDS}
         admin.close()
     work(capsys, flags("localhost:1", TOPIC), whole.name, "--from", str(file))
