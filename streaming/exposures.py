@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import msgspec
 
-class Exposure(NamedTuple):
+
+class Exposure(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
     """A list that was served; `ts` in microseconds since 1970."""
 
     ts: int
@@ -15,7 +17,7 @@ class Exposure(NamedTuple):
     items: tuple[str, ...]
 
 
-class Happening(NamedTuple):
+class Happening(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
     """An event that counts for the metric; `exposure` is the id that it names, or ""."""
 
     ts: int

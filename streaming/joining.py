@@ -20,20 +20,23 @@ from heapq import heappop, heappush
 from math import fsum
 from typing import Any
 
+import msgspec
+
 from streaming.errors import SettingError
 from streaming.exposures import Exposure, Happening, JoinCounts, Outcome
 
 SECOND = 1_000_000
 
 
-class _Pending:
+class _Pending(msgspec.Struct, array_like=True, gc=False):
     """A user whose window is open, or whose events came before their exposure; both lists are sorted."""
 
-    __slots__ = ("events", "exposures")
+    exposures: list[Exposure]
+    events: list[Happening]
 
-    def __init__(self) -> None:
-        self.exposures: list[Exposure] = []
-        self.events: list[Happening] = []
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(_Pending).decode
 
 
 class Joiner:
@@ -163,7 +166,7 @@ class Joiner:
         self.changed.add(user)
         held = self._pending.get(user)
         if held is None:
-            held = self._pending[user] = _Pending()
+            held = self._pending[user] = _Pending([], [])
         return held
 
     def _drop_unexposed(self, user: str, watermark: int) -> None:
@@ -228,15 +231,10 @@ class Joiner:
                 joined[event] = None
         return list(joined)
 
-    def row(self, user: str) -> dict[str, Any] | None:
-        """What is held of a user as plain JSON, the same whatever came first; None for nothing."""
+    def row(self, user: str) -> bytes | None:
+        """What is held of a user as JSON, the same whatever came first; None for nothing."""
         held = self._pending.get(user)
-        if held is None:
-            return None
-        return {
-            "exposures": [[e.ts, e.id, e.arm, list(e.items)] for e in held.exposures],
-            "events": [list(event) for event in held.events],
-        }
+        return None if held is None else _encode(held)
 
     def users(self) -> list[str]:
         """Users of whom something is held, sorted."""
@@ -246,14 +244,12 @@ class Joiner:
         """All but the rows and the entered users, as plain JSON."""
         return {"reached": self.reached, "counts": asdict(self.counts)}
 
-    def restore(self, state: Mapping[str, Any], rows: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+    def restore(self, state: Mapping[str, Any], rows: Iterable[tuple[str, bytes]]) -> None:
         """Go on from what `state` and the `row`s of all users gave; only before any record."""
         self.reached = {source: state["reached"].get(source) for source in self.reached}
         self.counts = JoinCounts(**state["counts"])
         for user, row in rows:
-            held = self._pending[user] = _Pending()
-            held.exposures = [Exposure(ts, id, arm, tuple(items)) for ts, id, arm, items in row["exposures"]]
-            held.events = [Happening(*event) for event in row["events"]]
+            held = self._pending[user] = _decode(row)
             if held.exposures:
                 heappush(self._closing, (held.exposures[0].ts + self.window_us, user))
             first = held.exposures[0].ts if held.exposures else None
