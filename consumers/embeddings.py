@@ -15,6 +15,7 @@ from consumers.control import Control
 from consumers.dead_letters import DeadLetterLog
 from consumers.eventlog.contract import EventLog, Slice
 from consumers.metrics import VersionMetrics, reason_class
+from consumers.strays import Strays
 from state.erasure import Erasures, Passed, check_whole, forget
 from state.learned import Learned
 from streaming.errors import BadRecordError, InputError, StoreError
@@ -158,6 +159,7 @@ class EmbeddingWorker:
         self._control = control
         self._confirm = confirm or (lambda: None)
         self._erasures, self._passed = erasures, Passed(Erasures())
+        self._strays = Strays()
         self._arrived: list[float] = []  # of slices that are learned but not durable
         self._due = self._lag_due = 0.0
         self._costs: deque[float] = deque(maxlen=_COSTS)  # seconds of the newest commits
@@ -274,7 +276,13 @@ class EmbeddingWorker:
             self.commit()
 
         watch = self._metrics.watching(learned)
-        took = learn_events(learned, found.events, partition, commit_before, watch)  # 3, 4, 5
+
+        def observe(batch: Batch, outcome: Outcome) -> None:
+            self._strays.look(learned.users, batch.user, ledger.sources, found)
+            watch(batch, outcome)
+
+        took = learn_events(learned, found.events, partition, commit_before, observe)  # 3, 4, 5
+        self._metrics.observe_strays(self._strays.found)
         self._metrics.observe_visible(found.arrived, time.time())
         steps = {"poll": polled, "resolve": took.resolve_s, "learn": took.learn_s}
         self.totals.events += len(found.events)

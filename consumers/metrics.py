@@ -96,6 +96,10 @@ class WorkerMetrics:
             "watermark_timestamp_seconds", "Time of the newest event learned, as the event has it."
         )
         self.key_mismatches = self._counter("key_mismatches", "Records whose key is not their event's user.")
+        self.strays = self._counter(
+            "events_from_another_partition",
+            "Events of users whose row came from another partition of the same topic.",
+        )
         self.step_seconds = self._histogram(
             "step_seconds", "Time of one step of the loop for one batch.", _STEP_BUCKETS, "step"
         )
@@ -170,7 +174,8 @@ class VersionMetrics:
         self._clipped = families.steps_clipped.labels(version)
         self._skipped = families.steps_skipped.labels(version)
         self._mismatches = families.key_mismatches.labels(version)
-        self._mismatches_told = 0
+        self._mismatches_told = self._strays_told = 0
+        self._strays = families.strays.labels(version)
         self._turns = families.turns.labels(version)
         self._heartbeat = families.heartbeat.labels(version)
         self._clock_steps = families.clock_steps.labels(version)
@@ -259,6 +264,11 @@ class VersionMetrics:
         """Records of this run, so far, whose key is not their event's user."""
         self._mismatches.inc(found - self._mismatches_told)
         self._mismatches_told = found
+
+    def observe_strays(self, found: int) -> None:
+        """Events of this run, so far, whose user's row came from another partition."""
+        self._strays.inc(found - self._strays_told)
+        self._strays_told = found
 
     def observe_lag(self, lag: Mapping[int, int | None]) -> None:
         """Partition number → records still to be read, NaN on the page where it is unknown."""

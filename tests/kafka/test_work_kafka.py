@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from prometheus_client import CollectorRegistry
 
@@ -299,3 +300,31 @@ def test_worker_goes_on_after_a_restart_of_the_broker() -> None:
         assert "kafka_reached_again" in told
         assert "KafkaTCPTransport" not in told  # kafka-python's own words are for the debug log
     assert (ledger(version).number, ledger(version).bad) == (54, 4)
+
+
+def test_user_in_two_partitions_is_told_once_counted_and_learned_all_the_same(
+    broker: Reachable, new_topic: Callable[..., str], produce: Produce
+) -> None:
+    topic = new_topic(partitions=2)
+    start = flags(broker.bootstrap, topic)
+    version = made(topic)
+
+    def events(user: str, first: int) -> list[bytes]:
+        return [
+            json.dumps({"user": user, "item": "i", "ts": 1_700_000_000 + k}).encode()
+            for k in range(first, first + 5)
+        ]
+
+    for partition, users in ((0, "ab"), (1, "bc")):  # b is in both
+        for user in users:
+            produce(topic, events(user, 10 * partition), partition=partition)
+    registry = CollectorRegistry()
+    with pytest.MonkeyPatch.context() as patch, structlog.testing.capture_logs() as told:
+        patch.setattr("consumers.commands.work.REGISTRY", registry)
+        patch.setattr("consumers.cli._prepare", lambda command: None)  # it would set logs up anew
+        assert main([*start, "work", topic, "--until-end"]) == 0
+    names = [entry["event"] for entry in told]
+    assert names.count("user_in_two_partitions") == 1
+    counted = registry.get_sample_value("freshet_events_from_another_partition_total", {"version": topic})
+    assert counted == 5  # those of b in the partition that was read second
+    assert ledger(version).learned == 20
