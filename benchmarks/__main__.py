@@ -20,6 +20,7 @@ NAMES = (
     "path",
     "batch_size",
     "commits",
+    "fork",
     "memory",
     "simulator",
     "kafka",

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import batch_size, commits, kernels, memory, path, quality, simulator
+from benchmarks import batch_size, commits, fork, kernels, memory, path, quality, simulator
 from benchmarks.__main__ import recorded
 from benchmarks.batches import batch_of
 from benchmarks.record import record
@@ -133,6 +133,12 @@ def test_durable_counts_from_release_to_the_commit_that_holds_the_event() -> Non
     found = commits.durable(log, 2)
     assert found["durable_max_s"] == pytest.approx(1.0)
     assert found["durable_p50_s"] == pytest.approx((0.05 + 1.0) / 2)
+
+
+def test_fork_is_made_beside_a_worker_that_goes_on() -> None:
+    found = fork.pauses("popularity", 300, 20, 1)
+    assert found["rows"] == {"users": 300, "items": 20}
+    assert 0 < found["forks"][0]["longest_turn_s"] <= found["forks"][0]["whole_s"] + 60
 
 
 def test_memory_stream_holds_every_user_and_returns_to_earlier_ones(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -40,6 +42,16 @@ def owners(arms: tuple[Arm, ...]) -> list[str]:
 def test_bucket_is_the_documented_one(salt: str, user: str, bucket: int) -> None:
     plain = hashlib.sha256(salt.encode() + b"\x00" + user.encode()).hexdigest()
     assert int(plain[:16], 16) % 10_000 == bucket_of(salt, user) == bucket
+
+
+def test_table_of_the_documentation_is_right() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "routing.md").read_text()
+    rows = re.findall(r"^\| (.+) \| (.+) \| (\d+) \|$", text, re.MULTILINE)
+    assert len(rows) == 7
+    for salt, user, bucket in rows:
+        assert bucket_of(*("" if "empty" in cell else cell.strip("`") for cell in (salt, user))) == int(
+            bucket
+        )
 
 
 @settings(max_examples=40, deadline=None)
