@@ -28,8 +28,10 @@ from consumers.server_edge import Edge, ServerMetrics
 from consumers.server_errors import JSON, Problem, RequestError, response_to
 from consumers.server_forms import (
     EVENTS_BODY,
+    ID_WORDS,
     MOST_EVENTS,
     SCORES_BODY,
+    VERSION_WORDS,
     EventsForm,
     RouteForm,
     ScoresRequest,
@@ -39,6 +41,7 @@ from consumers.server_forms import (
     VersionsForm,
     answers,
     joined,
+    parameters,
     schemas,
 )
 from consumers.serving import Placed, Serving, Told
@@ -52,10 +55,8 @@ _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 _LARGE = 32_768  # bytes of a body that is decoded beside the event loop
 
 # The id may hold slashes, encoded or not.
-Id = Annotated[str, Path(min_length=1, description="The id, percent-encoded.")]
-Version = Annotated[
-    str | None, Query(description="The version that answers; else the one that the route gives.")
-]
+Id = Annotated[str, Path(min_length=1, description=ID_WORDS)]
+Version = Annotated[str | None, Query(description=VERSION_WORDS)]
 Count = Annotated[int, Query(ge=1, le=MOST, description="How many.")]
 By = Annotated[
     Measure | None, Query(description="How vectors are compared; by cosine unless said otherwise.")
@@ -122,13 +123,14 @@ class Endpoints:
         self._serving, self._intake, self._rules = serving, intake, rules
         self._access, self._metrics = access, metrics
 
-    async def user_embedding(self, user: Id, version: Version = None) -> Response:
+    # Asked most often: these read their parameters themselves, which takes FastAPI a tenth of a millisecond.
+    async def user_embedding(self, request: Request) -> Response:
         """The vector of a user: its inner product with items' vectors ranks them."""
-        return await self._embedding("user", user, version)
+        return await self._embedding("user", *_named(request, "user"))
 
-    async def item_embedding(self, item: Id, version: Version = None) -> Response:
+    async def item_embedding(self, request: Request) -> Response:
         """The vector of an item."""
-        return await self._embedding("item", item, version)
+        return await self._embedding("item", *_named(request, "item"))
 
     async def recommendations(
         self,
@@ -322,7 +324,8 @@ def _add(app: FastAPI, ends: Endpoints) -> None:
     )
     others: dict[str, Any] = {"response_class": Response, "response_model": None}
     for path, call, form, errors in paths:
-        app.add_api_route(path, call, responses=answers(form, *errors), **others)
+        extra = parameters(path) if form == "Embedding" else None
+        app.add_api_route(path, call, responses=answers(form, *errors), openapi_extra=extra, **others)
     app.add_api_route(
         "/v1/scores",
         ends.scores,
@@ -378,6 +381,18 @@ async def _opened_early(serving: Serving, _: FastAPI) -> AsyncIterator[None]:
 
 async def _answered(_: Request, error: Exception) -> Response:
     return response_to(error)
+
+
+def _named(request: Request, kind: Kind) -> tuple[str, str | None]:
+    """The id in the path, and the version that is asked for.
+
+    Raises:
+        RequestError: the id is empty.
+    """
+    name: str = request.path_params[kind]
+    if not name:
+        raise RequestError(422, f"The id of the {kind} is empty.", code="invalid")
+    return name, request.query_params.get("version") if request.scope["query_string"] else None
 
 
 def _reply(*parts: msgspec.Struct) -> Response:

@@ -26,6 +26,8 @@ from state.answers import (
 )
 from state.reasons import Reason
 
+ID_WORDS = "The id, percent-encoded."
+VERSION_WORDS = "The version that answers; else the one that the route gives."
 MOST_EVENTS = 10_000  # of one request
 
 
@@ -184,6 +186,18 @@ def answers(form: str, *errors: int) -> dict[int | str, dict[str, Any]]:
 def body(schema: Mapping[str, Any], example: Any) -> dict[str, Any]:
     """The request body of an endpoint, for its OpenAPI entry."""
     return {"requestBody": {"required": True, "content": {JSON: {"schema": schema, "example": example}}}}
+
+
+def parameters(path: str) -> dict[str, Any]:
+    """The parameters of an endpoint that reads them itself, for its OpenAPI entry: an id and a version."""
+    name = path.partition("{")[2].partition(":")[0]
+    one = {"type": "string", "minLength": 1}
+    return {
+        "parameters": [
+            {"name": name, "in": "path", "required": True, "schema": one, "description": ID_WORDS},
+            {"name": "version", "in": "query", "schema": {"type": "string"}, "description": VERSION_WORDS},
+        ]
+    }
 
 
 SCORES_BODY = body({"$ref": "#/components/schemas/ScoresRequest"}, {"user": "ann", "items": ["tea", "never"]})

@@ -239,8 +239,8 @@ class Serving:
         """The version's seat; another one where it was deleted and made anew, or restored."""
         seat = self._seats.get(name)
         try:
-            # Names are those of directories: nothing else is looked up.
-            key = _key(self._directory / name) if name in self.names() else None
+            # A name that was never seen is looked up among those of all versions, never as a path.
+            key = _key(self._directory / name) if seat is not None or name in self.names() else None
         except (FileNotFoundError, NotADirectoryError):
             key = None
         if seat is not None and seat.key == key:
