@@ -27,14 +27,15 @@ class Happening(msgspec.Struct, frozen=True, order=True, array_like=True, gc=Fal
 
 
 class Outcome(NamedTuple):
-    """A user who enters the experiment.
+    """A user whose window has closed: one who enters the experiment, or is left out.
 
     Attributes:
-        arm: number of the arm.
+        arm: number of the arm of the first exposure.
         first_us: time of the first exposure.
         value: sum of the values of the events that were joined; 0 without any.
         events: how many they were.
         exposures: lists that the user was served in the window, repeated ones once.
+        left_out: "two_arms" or "moved" where the user does not enter, else "".
     """
 
     user: str
@@ -43,6 +44,7 @@ class Outcome(NamedTuple):
     value: float
     events: int
     exposures: int
+    left_out: str = ""
 
 
 @dataclass(slots=True)
@@ -50,7 +52,7 @@ class JoinCounts:
     """What became of all records; each record is counted once, users on their own.
 
     Attributes:
-        exposures: in the window of a user, by whom or whatever the user counts.
+        exposures: within the window of their user.
         repeated_exposures: with an id that this user's window holds already.
         later_exposures: after the window of their user.
         late_exposures: older than their source may still bring; left out.
@@ -60,7 +62,7 @@ class JoinCounts:
         unexposed: events of users, or for items, that were not exposed before in the window.
         after_window: events after the window of their user.
         late: events older than their source may still bring; left out.
-        users: who entered.
+        users: those who entered.
         two_arms: users left out, seen in more than one arm within the window.
         moved: users left out, whom the route moved within the window, whether they were seen again or not.
     """

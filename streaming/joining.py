@@ -141,16 +141,15 @@ class Joiner:
 
     def close(self) -> list[Outcome]:
         """Users whose windows have closed by now, in the order of the windows' ends, then of their ids."""
-        watermark, outcomes = self.watermark, []
+        watermark = self.watermark
+        outcomes: list[Outcome] = []
         if watermark is None:
             return []
         while self._closing and self._closing[0][0] < watermark:
             end, user = heappop(self._closing)
             held = self._pending.get(user)
             if held is not None and held.exposures and held.exposures[0].ts + self.window_us == end:
-                outcome = self._leave(user, held, end)
-                if outcome is not None:
-                    outcomes.append(outcome)
+                outcomes.append(self._leave(user, held, end))
         while self._waiting and self._waiting[0][0] < watermark:
             _, user = heappop(self._waiting)
             self._drop_unexposed(user, watermark)
@@ -185,7 +184,7 @@ class Joiner:
         if not (kept or held.exposures):
             del self._pending[user]
 
-    def _leave(self, user: str, held: _Pending, end: int) -> Outcome | None:
+    def _leave(self, user: str, held: _Pending, end: int) -> Outcome:
         """The window of a user has closed: count, join, remember that the user has entered."""
         del self._pending[user]
         self.entered.add(user)
@@ -196,17 +195,22 @@ class Joiner:
         self.counts.exposures += len(unique)
         self.counts.repeated_exposures += len(inside) - len(unique)
         joined = self._join(unique, held.events, end)
-        arms = {exposure.arm for exposure in inside}
-        if len(arms) > 1:
-            self.counts.two_arms += 1
-            return None
         first = inside[0]
-        if self._moved is not None and self._moved(user, first.ts, end):
-            self.counts.moved += 1
-            return None
-        self.counts.users += 1
+        left_out = self._left_out(user, inside, end)
+        if left_out:
+            setattr(self.counts, left_out, getattr(self.counts, left_out) + 1)
+        else:
+            self.counts.users += 1
         value = fsum(event.value for event in joined)
-        return Outcome(user, self.arms[first.arm], first.ts, value, len(joined), len(unique))
+        return Outcome(user, self.arms[first.arm], first.ts, value, len(joined), len(unique), left_out)
+
+    def _left_out(self, user: str, exposures: list[Exposure], end: int) -> str:
+        """Why a user does not enter; "" for one who does."""
+        if any(exposure.arm != exposures[0].arm for exposure in exposures):
+            return "two_arms"
+        if self._moved is not None and self._moved(user, exposures[0].ts, end):
+            return "moved"
+        return ""
 
     def _join(self, exposures: list[Exposure], events: list[Happening], end: int) -> list[Happening]:
         """The events that belong to an exposure; all of them are counted. Both lists are sorted."""

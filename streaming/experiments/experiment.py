@@ -27,12 +27,17 @@ MOST_VALUE = 1e9  # a greater outcome counts as this one
 
 @dataclass(slots=True)
 class Tally:
-    """Whole sums of one arm in one phase; `total` in millionths, `squares` in their squares."""
+    """Whole sums of one arm in one phase; `total` in millionths, `squares` in their squares.
+
+    Attributes:
+        left_out: users of this arm who did not enter, since they were moved to another one.
+    """
 
     users: int = 0
     active: int = 0
     total: int = 0
     squares: int = 0
+    left_out: int = 0
 
     def add(self, micro: int) -> None:
         """One user with this outcome."""
@@ -121,7 +126,11 @@ class Experiment:
         return np.maximum(np.searchsorted(starts, ts, side="right") - 1, 0)
 
     def add(
-        self, arms: NDArray[np.int64], outcomes: NDArray[np.float64], phases: NDArray[np.int64]
+        self,
+        arms: NDArray[np.int64],
+        outcomes: NDArray[np.float64],
+        phases: NDArray[np.int64],
+        left_out: NDArray[np.bool_] | None = None,
     ) -> list[str]:
         """N users enter, in this order.
 
@@ -129,6 +138,8 @@ class Experiment:
             arms: (N,) number of each user's arm.
             outcomes: (N,) value; for a conversion, anything but 0 counts as 1.
             phases: (N,) as `phase_at` gives.
+            left_out: (N,) users who do not enter, but count where users are compared with shares: a change
+                of shares moves the users of one arm only, so that leaving them out changes the ratio.
 
         Returns:
             Challengers whose guardrail acted on the way.
@@ -146,10 +157,15 @@ class Experiment:
         )
         micro = np.rint(value * MICRO).astype(np.int64).tolist()
         acted: list[str] = []
-        for arm, amount, number in zip(arms.tolist(), micro, phases.tolist(), strict=True):
+        out = np.zeros(len(arms), np.bool_) if left_out is None else left_out
+        columns = (arms.tolist(), micro, phases.tolist(), out.tolist())
+        for arm, amount, number, leaves in zip(*columns, strict=True):
             phase = self.phases[number]
             if phase.shares[self.arms[arm]] == 0.0:
                 phase.strays += 1
+                continue
+            if leaves:
+                phase.tallies[arm].left_out += 1
                 continue
             phase.tallies[arm].add(amount)
             self.users += 1
@@ -176,7 +192,9 @@ class Experiment:
     def ratio_evidence(self) -> float:
         """Log evidence that users are not spread as the shares say, over all phases."""
         return sum(
-            ratio_evidence([tally.users for tally in phase.tallies], [phase.shares[arm] for arm in self.arms])
+            ratio_evidence(
+                [t.users + t.left_out for t in phase.tallies], [phase.shares[arm] for arm in self.arms]
+            )
             for phase in self.phases
         )
 
@@ -205,7 +223,7 @@ class Experiment:
                 {
                     "since_us": phase.since_us,
                     "shares": phase.shares,
-                    "tallies": [[t.users, t.active, t.total, str(t.squares)] for t in phase.tallies],
+                    "tallies": [_row(tally) for tally in phase.tallies],
                     "strays": phase.strays,
                 }
                 for phase in self.phases
@@ -231,6 +249,10 @@ class Experiment:
         return found
 
 
+def _row(tally: Tally) -> list[Any]:
+    return [tally.users, tally.active, tally.total, str(tally.squares), tally.left_out]
+
+
 def _tallies(rows: Iterable[list[Any]]) -> Iterable[Tally]:
-    for users, active, total, squares in rows:
-        yield Tally(users, active, total, int(squares))
+    for users, active, total, squares, left_out in rows:
+        yield Tally(users, active, total, int(squares), left_out)

@@ -55,6 +55,7 @@ def _arm(experiment: Experiment, arm: str) -> dict[str, Any]:
     return {
         "share": experiment.phases[-1].shares[arm],
         "users": users,
+        "left_out": sum(tally.left_out for tally in tallies),
         "users_with_outcome": sum(tally.active for tally in tallies),
         "total": total,
         "mean": total / users if users else None,

@@ -141,6 +141,20 @@ def test_verdict_is_withheld_when_users_are_not_spread_as_the_shares_say() -> No
     assert winner(experiment) == "champion"
 
 
+def test_users_left_out_after_a_change_of_shares_are_no_mismatch() -> None:
+    shares = {"champion": 0.95, "challenger": 0.05}
+    arms, outcomes, phases = entered(4000, (0.2, 0.2), shares=(0.95, 0.05))
+    # The share grows to 50 %: that moves 9 of 19 of the champion's users, and none of the challenger's.
+    moved = (arms == 0) & (np.random.default_rng(1).random(4000) < 9 / 19)
+    told, untold = Experiment(SMALL, shares), Experiment(SMALL, shares)
+    told.add(arms, outcomes, phases, moved)
+    untold.add(arms[~moved], outcomes[~moved], phases[~moved])
+    assert summary(told)["sample_ratio"]["fits"]
+    assert summary(told)["arms"]["champion"]["left_out"] == int(moved.sum())
+    assert told.users == untold.users == int((~moved).sum())
+    assert not summary(untold)["sample_ratio"]["fits"]
+
+
 def test_rates_that_drift_while_shares_change_show_no_lift() -> None:
     experiment = Experiment(SMALL, {"champion": 0.9, "challenger": 0.1})
     experiment.begin_phase(HALVES, 1_000)
