@@ -38,9 +38,11 @@ from streaming.learners.contract import fade_period
 EXACT_MOST = 100_000  # items that are all scored
 RECALL_AT = 10
 AIM = 0.985  # recall that the reading of lists is steered to
-_WIDTH = 4.5  # spreads by which a list's best item is taken to stand above its mean, at first
+_WIDTH = 5.0  # spreads by which a list's best item is taken to stand above its mean, at first
 _FEW = 50  # where a mask leaves fewer than one item in this many, all that it leaves are scored
-_LEAST, _MOST_SHARE = 10_000, 8  # entries that a search reads at least; at most one in this many
+_LEAST = 10_000  # entries that a search reads at least, or one in
+_LEAST_SHARE = 20  # this many, where that is more;
+_MOST_SHARE = 4  # at most it reads one in this many
 _NONE = np.zeros(0, np.bool_)
 _NO_SLOTS = np.zeros(0, np.int32)
 _NOBODY = np.zeros(0, np.int64)
@@ -226,9 +228,10 @@ class ItemIndex:
         order = np.argsort(-reach[: lists.counts[LISTS]])
         scores, slots = np.empty(wanted, np.float32), np.empty(wanted, np.int32)
         kept, kept_slots = np.empty(k, np.float32), np.empty(k, np.int32)
-        most = max(items.known // _MOST_SHARE, 4 * _LEAST)
+        least = max(_LEAST, items.known // _LEAST_SHARE)
+        most = max(items.known // _MOST_SHARE, least)
         found, _ = scan(
-            lists, items.events, query, cosine, scale, mask, order, reach, _LEAST, most, k,
+            lists, items.events, query, cosine, scale, mask, order, reach, least, most, k,
             scores, slots, kept, kept_slots,
         )  # fmt: skip
         return np.unique(slots[:found])
@@ -261,8 +264,9 @@ class ItemIndex:
     def refresh(self, budget_s: float = 0.02) -> Refreshed:
         """Make the lists follow the rows.
 
-        New, changed and gone items are always taken in, whatever that takes. The rest of the budget goes
-        into moving items between lists, list by list, and into comparing a search with exact search.
+        New, changed and gone items are always taken in, whatever that takes. The rest of the budget, or
+        more where a list begun needs it, goes into moving items between lists, list by list; then, where
+        a search was put aside for it, that one is compared with exact search.
 
         Args:
             budget_s: seconds of this thread on a processor.
@@ -279,7 +283,7 @@ class ItemIndex:
                 self._state = _State(self._built(items, columns), columns.start)
                 return Refreshed(new=items.known, seconds=time.thread_time() - begun)
             gone, rows, new = self._take_in(items, columns)
-            moved = 0
+            moved = self._tend(columns)
             while time.thread_time() - begun < budget_s:
                 moved += self._tend(columns)
             self._sample()
