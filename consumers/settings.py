@@ -81,6 +81,42 @@ class EventSettings(Struct, frozen=True, forbid_unknown_fields=True):
     ] = 256
 
 
+class ItemFields(Struct, frozen=True, forbid_unknown_fields=True):
+    """Names under which a record of the catalogue holds what Freshet reads; its other fields are features."""
+
+    item: Annotated[FieldName, Meta(description="Name of the field with the listed item's id.")] = "item"
+    available: Annotated[
+        FieldName, Meta(description="Name of the field that says whether it may be served; absent: it may.")
+    ] = "available"
+    categories: Annotated[
+        FieldName, Meta(description="Name of the field with the item's categories; may be absent.")
+    ] = "categories"
+    features: Annotated[
+        FieldName, Meta(description="Name of the field with features by name; may be absent.")
+    ] = "features"
+
+
+class ItemSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The catalogue: which items may be served."""
+
+    fields: ItemFields = ItemFields()
+    file: Annotated[
+        str,
+        Meta(
+            description="File of the catalogue (JSON lines, CSV, TSV, parquet), read again when it changes; "
+            "empty: none."
+        ),
+    ] = ""
+    topic: Annotated[
+        str,
+        Meta(description="Compacted Kafka topic of the catalogue, keyed by the item's id; empty: none."),
+    ] = ""
+    unlisted: Annotated[
+        Literal["hide", "serve"],
+        Meta(description="Whether items that a version knows and the catalogue does not list are served."),
+    ] = "hide"
+
+
 class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """How a worker learns, commits and reports."""
 
@@ -189,6 +225,7 @@ class Settings(Struct, frozen=True):
         ),
     ] = DEFAULT_HOME
     events: EventSettings = EventSettings()
+    items: ItemSettings = ItemSettings()
     worker: WorkerSettings = WorkerSettings()
     serve: ServeSettings = ServeSettings()
     versions: VersionSettings = VersionSettings()
@@ -407,6 +444,7 @@ def _assemble(given: list[_Given], path: Path | None) -> Settings:
     """Checks each value and puts the layers on each other, later ones on top."""
     tree: dict[str, Any] = {
         "events": {"fields": {}, "weights": {"*": 1.0}},
+        "items": {"fields": {}},
         "worker": {},
         "serve": {},
         "versions": {},
@@ -530,13 +568,23 @@ def _agree(settings: Settings, places: Mapping[str, str]) -> None:
             f"{place}: worker.commit_interval_max must be at least worker.commit_interval_min, got "
             f"{worker.commit_interval_max:g} s below {worker.commit_interval_min:g} s. Change one of them."
         )
+    _differ("events.fields", settings.events.fields, places)
+    _differ("items.fields", settings.items.fields, places)
+    if settings.items.file and settings.items.topic:
+        raise SettingError(
+            f"{places['items.topic']}: the catalogue comes from one place; items.file is "
+            f'"{settings.items.file}" and items.topic "{settings.items.topic}". Leave one of them empty.'
+        )
+
+
+def _differ(section: str, fields: Struct, places: Mapping[str, str]) -> None:
+    """Refuses one name for two fields."""
     names: dict[str, str] = {}
-    for field, name in msgspec.structs.asdict(settings.events.fields).items():
+    for field, name in msgspec.structs.asdict(fields).items():
         if name in names:
-            place = places.get(f"events.fields.{field}") or places[f"events.fields.{names[name]}"]
+            place = places.get(f"{section}.{field}") or places[f"{section}.{names[name]}"]
             raise SettingError(
-                f"{place}: events.fields.{field} and events.fields.{names[name]} must differ, "
-                f'got "{name}" for both.'
+                f'{place}: {section}.{field} and {section}.{names[name]} must differ, got "{name}" for both.'
             )
         names[name] = field
 

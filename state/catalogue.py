@@ -21,7 +21,7 @@ from streaming.errors import UnknownIdError, nearest
 from streaming.events import Ids
 from streaming.kernels import kernel
 
-Feature = float | int | str | bool
+Feature = float | int | str | bool | list[float]
 
 _LOG = 65_536  # changed ids that are remembered; who is further behind looks at all items
 _MASKS = 32  # categories whose masks a listing keeps
@@ -159,12 +159,18 @@ class Catalogue:
             self._put([name for name, _, _ in put], [s for _, s, _ in put], [i for _, _, i in put])
             self._note(names)
 
-    def replace(self, items: Mapping[str, CatalogueItem]) -> None:
-        """Hold these items and no others."""
+    def blank(self) -> Catalogue:
+        """An empty one, to be filled while this one is asked, and then adopted."""
+        other = Catalogue(serve_unlisted=self.serve_unlisted)
+        other._codes = self._codes  # masks by category stay true
+        return other
+
+    def adopt(self, other: Catalogue) -> None:
+        """Hold what a `blank` one was filled with, and nothing else."""
         with self.lock:
-            self._begin()
-            names = [name.encode() for name in items]
-            self._put(names, [-1] * len(names), list(items.values()))
+            self.ids, self.available = other.ids, other.available
+            self._categories, self._features = other._categories, other._features
+            self._free, self._slots = other._free, other._slots
             self.changes += _LOG + 1  # whoever follows looks at all items
             self._log.clear()
 

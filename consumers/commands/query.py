@@ -7,6 +7,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 from rich.console import Group, RenderableType
 
+from consumers.catalogue_input import read_catalogue
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit, pairs, table
 from consumers.commands.route import of as route_of
@@ -19,6 +20,7 @@ from state.answers import (
     answers_of,
     check_count,
 )
+from state.catalogue import Listing
 from state.ranking import Measure
 from state.reasons import in_words
 from state.versions import Registry, Version
@@ -62,6 +64,7 @@ def recommend(
     *,
     k: _Count = 10,
     include_recent: _Flag = False,
+    category: str | None = None,
     version: str | None = None,
     json: _Flag = False,
 ) -> None:
@@ -75,14 +78,16 @@ def recommend(
         How many items, 1 to 10000.
     include_recent
         Recommend items of the user's recent history, too.
+    category
+        Only items of this category of the catalogue.
     version
         The version that is asked; not needed where there is only one.
     json
         Print {user, version, represented_by, as_of, items: [{item, score, because}]}.
     """
     check_count(k)
-    with answers_of(_version(version)) as answers:
-        found = answers.recommend(user, k, include_recent=include_recent)
+    with answers_of(_version(version), _listing()) as answers:
+        found = answers.recommend(user, k, include_recent=include_recent, category=category)
     emit(found, json, lambda: _recommendations_form(found))
 
 
@@ -94,6 +99,7 @@ def similar(
     *,
     k: _Count = 10,
     by: Measure | None = None,
+    category: str | None = None,
     version: str | None = None,
     json: _Flag = False,
 ) -> None:
@@ -112,14 +118,16 @@ def similar(
     by
         How vectors are compared: by cosine unless said otherwise. Learners with lists of neighbours
         instead of vectors have none of these.
+    category
+        Only items of this category of the catalogue.
     version
         The version that is asked; not needed where there is only one.
     json
         Print {kind, id, version, by, as_of, similar: [{id, score}]}.
     """
     check_count(k)
-    with answers_of(_version(version)) as answers:
-        found = answers.similar(kind, id_, k, by)
+    with answers_of(_version(version), _listing()) as answers:
+        found = answers.similar(kind, id_, k, by, category=category)
     emit(found, json, lambda: _similar_form(found))
 
 
@@ -136,11 +144,12 @@ def score(user: str, /, *items: str, version: str | None = None, json: _Flag = F
     version
         The version that is asked; not needed where there is only one.
     json
-        Print {user, version, represented_by, as_of, scores: [{item, score}]}.
+        Print {user, version, represented_by, as_of, scores: [{item, score}]}; with a catalogue each score
+        says whether the item is available.
     """
     if not items:
         raise UsageError("`freshet query score` needs a user and at least one item, got no item.")
-    with answers_of(_version(version)) as answers:
+    with answers_of(_version(version), _listing()) as answers:
         found = answers.score(user, items)
     emit(found, json, lambda: _scores_form(found))
 
@@ -165,6 +174,12 @@ def _version(name: str | None) -> Version:
     if len(names) > 1:
         raise UsageError(f"There are several versions: {', '.join(names)}. Name one with --version.")
     return registry.get(names[0])
+
+
+def _listing() -> Listing | None:
+    """The catalogue beside the version that is asked; None where there is none."""
+    catalogue = read_catalogue(current_settings())
+    return None if catalogue is None else Listing(catalogue)
 
 
 def _embedding_form(found: Embedding) -> RenderableType:
@@ -192,8 +207,12 @@ def _similar_form(found: Similar) -> RenderableType:
 
 
 def _scores_form(found: Scores) -> RenderableType:
-    rows = [[one.item, "never seen" if one.score is None else one.score] for one in found.scores]
-    return Group(_title(found), table(("item", "score"), rows))
+    marked = any(one.available is not None for one in found.scores)
+    rows = [
+        [one.item, "never seen" if one.score is None else one.score, *([one.available] if marked else [])]
+        for one in found.scores
+    ]
+    return Group(_title(found), table(("item", "score", *(["available"] if marked else [])), rows))
 
 
 def _title(found: Recommendations | Scores) -> str:

@@ -16,6 +16,7 @@ import uvicorn
 from cyclopts import Parameter
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
 
+from consumers.catalogue_input import followed_catalogue
 from consumers.commands.context import current_settings
 from consumers.commands.work import event_rules
 from consumers.eventlog.segments import EVENTS, Segments
@@ -58,7 +59,8 @@ def serve(
     port = settings.serve.port if port is None else port
     must_be_guarded(host, settings)
     with ExitStack() as held:
-        serving = held.enter_context(closing(Serving(settings.home)))
+        catalogue = None if openapi else held.enter_context(followed_catalogue(settings))
+        serving = held.enter_context(closing(Serving(settings.home, catalogue)))
         intake = held.enter_context(closing(Intake(_log(settings))))
         registry = CollectorRegistry()
         for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):

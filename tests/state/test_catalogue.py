@@ -7,14 +7,14 @@ import pytest
 from numpy.random import Generator
 
 from state import catalogue as module
-from state.catalogue import Catalogue, CatalogueItem, Listing
+from state.catalogue import Catalogue, CatalogueItem, Feature, Listing
 from state.items import ItemTable
 from streaming import learners
 from streaming.errors import UnknownIdError
 from streaming.events import Ids
 
 
-def entry(name: str, *categories: str, available: bool = True, **features: float | str) -> CatalogueItem:
+def entry(name: str, *categories: str, available: bool = True, **features: Feature) -> CatalogueItem:
     return CatalogueItem(name, available, categories, features)
 
 
@@ -78,7 +78,7 @@ def test_replacing_all_lets_go_of_what_was_held() -> None:
     catalogue = held(Catalogue(), entry("tea", "drinks"), entry("cup"))
     items, listing = table("tea", "cup"), Listing(catalogue)
     assert names_allowed(listing, items) == {"tea", "cup"}
-    catalogue.replace({"cup": entry("cup", "things")})
+    catalogue.adopt(held(catalogue.blank(), entry("cup", "things")))
     assert names_allowed(listing, items) == {"cup"}
     assert names_allowed(listing, items, "drinks") == set()
     assert len(catalogue) == 1
