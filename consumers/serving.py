@@ -88,7 +88,8 @@ class _Seat:
         self._catalogue = catalogue
         self._lock, self._closed = Lock(), False
         self._patient: Reader | None = None
-        self._quick: Reader | None = None  # used by the event loop alone
+        self._quick_lock = Lock()  # held for moments only: the event loop must not wait
+        self._quick: Reader | None = None
 
     def quick_told(self, question: Callable[[Answers], T], user: str | None) -> Told[T] | None:
         """An answer from live tables, on the event loop; None where it may take longer.
@@ -96,13 +97,14 @@ class _Seat:
         Args:
             user: whom the question is about; None where it is about an item.
         """
-        reader = self._quick
-        if reader is None or reader.live is None or not reader.live.tables.alive:
-            return None
-        if user is not None and reader.live.users.ids.slot_of(user) < 0:
-            return None  # only the store knows
-        value = reader.ask(question)
-        return Told(value, reader.origin)
+        with self._quick_lock:
+            reader = self._quick
+            if reader is None or reader.live is None or not reader.live.tables.alive:
+                return None
+            if user is not None and reader.live.users.ids.slot_of(user) < 0:
+                return None  # only the store knows
+            value = reader.ask(question)
+            return Told(value, reader.origin)
 
     def told(self, question: Callable[[Answers], T]) -> Told[T]:
         """An answer, whatever it takes; called from a thread.
@@ -117,24 +119,33 @@ class _Seat:
                 self._patient = Reader(self.version, self._catalogue)
             value = self._patient.ask(question)
             told = Told(value, self._patient.origin)
-            if self._quick is None and self._patient.live is not None:
-                self._quick = self._mapped()
+            self._follow(self._patient)
             return told
 
     def close(self) -> None:
-        """Give up both readers; called by the event loop, or when it runs no more."""
+        """Give up both readers, once a question that is being answered has its answer."""
         with self._lock:
             self._closed = True
-            for reader in (self._patient, self._quick):
-                if reader is not None:
-                    reader.close()
-            self._patient = self._quick = None
+            if self._patient is not None:
+                self._patient.close()
+            self._patient = None
+            self._exchange(None)
 
-    def _mapped(self) -> Reader:
-        """A reader that has found the live tables, so that the event loop need not look for them."""
-        reader = Reader(self.version, self._catalogue)
-        reader.ask(lambda answers: answers.as_of)
-        return reader
+    def _follow(self, patient: Reader) -> None:
+        """Let the event loop read the tables that the other reader found, where these are of a new worker."""
+        live, quick = patient.live, self._quick
+        if live is None or not live.tables.alive:
+            return
+        if quick is None or quick.live is None or quick.live.tables.run != live.tables.run:
+            found = Reader(self.version, self._catalogue)
+            found.ask(lambda answers: answers.as_of)  # so that the event loop need not look for them
+            self._exchange(found)
+
+    def _exchange(self, reader: Reader | None) -> None:
+        with self._quick_lock:
+            before, self._quick = self._quick, reader
+        if before is not None:
+            before.close()
 
 
 class Serving:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,12 +19,15 @@ from consumers.eventlog.segments import segments_in
 from consumers.server import Access
 from consumers.server_forms import _LISTS, EXAMPLES, joined
 from state.answers import answers_of
+from state.learned import Learned
+from state.live import LiveArena
 from state.releases import Releases
 from state.spec import new_spec
 from state.versions import Registry
 from streaming.routing import Route, divided
-from tests.consumers.served import ITEMS, USERS, client, taught
+from tests.consumers.served import ITEMS, LIMITED, USERS, client, taught
 from tests.state.mounts import disk
+from tests.state.streams import batch, teach
 
 JSON = {"content-type": "application/json"}
 SERVED = {"version", "arm", "origin", "age_s", "worker", "as_of"}
@@ -191,6 +196,32 @@ def test_route_decides_unless_a_version_is_named(tmp_path: Path) -> None:
             ("a", "champion", 0.5),
             ("b", "share", 0.5),
         ]
+
+
+def test_server_moves_over_to_each_worker_and_back_to_the_store(tmp_path: Path) -> None:
+    version = Registry(tmp_path).create("mine", new_spec("softmax", LIMITED))
+    path = "/v1/users/ann/embedding"
+    with client(tmp_path) as api:
+        for run in range(3):
+            with version.open() as store, closing(LiveArena(version.live_path, version.identity)) as arena:
+                learned = Learned(version.spec, store, arena=arena)
+                known = 6 * (run + 1)
+                events = batch(["ann", "bob"] * known, ["tea", "cup", "x/y", "milk"] * (known // 2))
+                teach(learned, events, commit=6)
+                arena.publish()
+                until = time.monotonic() + 30
+                while (found := api.get(path).json()).get("events") != known:
+                    assert time.monotonic() < until, found
+                for _ in range(3):  # by the event loop, and by a thread
+                    found = got(api, path)
+                    assert (found["origin"], found["worker"], found["events"]) == (
+                        "live",
+                        True,
+                        6 * (run + 1),
+                    )
+                    assert got(api, "/v1/users/ann/recommendations")["worker"] is True
+            left = got(api, path)
+            assert (left["vector"], left["worker"]) == (found["vector"], False)
 
 
 def test_home_without_versions_says_so_and_answers_once_there_is_one(tmp_path: Path) -> None:
