@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,12 @@ from consumers.embeddings import learn_events
 from consumers.history import History
 from state.learned import Draw, Learned
 from state.memory import MemoryStore
+from streaming.evaluation import Prequential
 from streaming.events import EventBatch
 from streaming.learners.contract import Batch, Outcome
+
+if TYPE_CHECKING:
+    from streaming.session.lockstep import Lockstep
 
 RATINGS = "biased_mf"  # its loss is half the squared error of the predicted value
 FULL_EVENTS = 200_000  # up to here every event is evaluated unless told otherwise
@@ -58,6 +62,18 @@ class RatingError:
         return {"mae": float(mae), "rmse": float(np.sqrt(mse)), "events": self.events}
 
 
+class WithSession(Learned):
+    """A version in memory with a session transformer that learns in lockstep with it."""
+
+    def __init__(self, candidate: Candidate, seed: int, draw: Draw, exclude_seen: bool) -> None:
+        from streaming.session.lockstep import Lockstep  # JAX takes a second to load
+
+        spec = candidate.spec(seed)
+        super().__init__(spec, MemoryStore(), user_cache=None, draw=draw, exclude_seen=exclude_seen)
+        self.lockstep: Lockstep = Lockstep(self.learner, candidate.session_options(), spec.seed)
+        self._loop = self.lockstep
+
+
 @dataclass(slots=True)
 class Trial:
     """One learner with one seed on its way through the history."""
@@ -87,6 +103,8 @@ class Result:
         sd: standard deviation of each overall rate over the seeds; empty for a single one.
         row_bytes: bytes in memory of a user's and an item's row, without its id.
         rows: users and items known at the end.
+        session: of a session transformer beside the learner: rates of the plain, the corrected and the
+            gated ranking, which is also the overall one; steps, and where the gate stands.
         learning_per_second: events learned a second without evaluation; None where the history is too short.
     """
 
@@ -106,6 +124,7 @@ class Result:
     rows: dict[str, int]
     clipped: int
     skipped: int
+    session: dict[str, Any] | None = None
 
     @property
     def memory_bytes(self) -> int:
@@ -139,12 +158,14 @@ def new_trials(
     candidates: Iterable[Candidate], seeds: Sequence[int], draw: Draw, exclude_seen: bool
 ) -> list[Trial]:
     """Each learner with each seed, over a store in memory that nothing is committed to."""
+
+    def learned(one: Candidate, seed: int) -> Learned:
+        if one.session is not None:
+            return WithSession(one, seed, draw, exclude_seen)
+        return Learned(one.spec(seed), MemoryStore(), user_cache=None, draw=draw, exclude_seen=exclude_seen)
+
     return [
-        Trial(
-            one,
-            Learned(one.spec(seed), MemoryStore(), user_cache=None, draw=draw, exclude_seen=exclude_seen),
-            RatingError() if one.learner == RATINGS else None,
-        )
+        Trial(one, learned(one, seed), RatingError() if one.learner == RATINGS else None)
         for one in candidates
         for seed in seeds
     ]
@@ -185,7 +206,7 @@ def compare(
 
 def compile_kernels(history: History, candidates: Sequence[Candidate]) -> None:
     """Let throw-away versions learn one event, so that no compiler runs while learners are timed."""
-    one_of_each = {one.learner: one for one in candidates}
+    one_of_each = {(one.learner, one.session is None): one for one in candidates}
     for trial in new_trials(one_of_each.values(), (1,), Draw(every=1), exclude_seen=False):
         for event in history.batches(1):
             trial.learn(event)
@@ -227,7 +248,29 @@ def _result(trials: Sequence[Trial], events: int) -> Result:
         rows={"user": first.users.held, "item": first.items.count},
         clipped=sum(trial.learned.tally[0] for trial in trials),
         skipped=sum(trial.learned.tally[1] for trial in trials),
+        session=_session([t.learned for t in trials if isinstance(t.learned, WithSession)]),
     )
+
+
+def _session(versions: Sequence[WithSession]) -> dict[str, Any] | None:
+    """Rates of both rankings and of the gated one over the seeds; steps and gate of the first seed."""
+    if not versions:
+        return None
+    rankings = {
+        "plain": [one.lockstep.plain for one in versions],
+        "corrected": [one.lockstep.corrected for one in versions],
+        "gated": [one.prequential for one in versions],
+    }
+    return {
+        **versions[0].lockstep.summary(),
+        "whole": {name: _means([p.summary()["overall"] for p in each]) for name, each in rankings.items()},
+        "last_half": {name: _means([_last_half(p) for p in each]) for name, each in rankings.items()},
+    }
+
+
+def _last_half(prequential: Prequential) -> dict[str, float]:
+    points = -(-prequential.evaluated // prequential.span)
+    return prequential.window(max(1, points // 2))
 
 
 def _means(rows: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -3,29 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from state.spec import Spec, new_spec
 from streaming import learners
 from streaming.errors import UsageError
 
+if TYPE_CHECKING:
+    from streaming.session.options import Options
+
 DEFAULT_LEARNERS = ("popularity", "transitions", "item_knn", "bpr", "softmax", "blend")
 
 
+SESSION = "+session"  # after a learner's name: with the session transformer beside it
+_SESSION_OPTION = "session."
+_BENEATH = "softmax"  # whose pooled query it corrects
+_SHARED = ("dimension", "temperature")  # the transformer takes these from its learner
+
+
 class Candidate(NamedTuple):
-    """A learner to be tried, as the user wrote it: name:key=value,…"""
+    """A learner to be tried, as the user wrote it: name:key=value,…
+
+    Attributes:
+        session: options of the session transformer beside it; None for none.
+    """
 
     text: str
     learner: str
     options: dict[str, str]
+    session: dict[str, str] | None = None
 
     def spec(self, seed: int) -> Spec:
         """The spec of a version with this learner; a seed among the options wins."""
         return new_spec(self.learner, {"seed": seed, **self.options})
 
+    def session_options(self) -> Options:
+        """Options of the session transformer.
+
+        Raises:
+            SettingError: an unknown option, or a value that cannot be.
+        """
+        from streaming.session.options import options_of
+
+        learned = learners.options_of(learners.load(self.learner), self.spec(1).options)
+        return options_of({name: getattr(learned, name) for name in _SHARED} | (self.session or {}))
+
 
 def candidate(text: str) -> Candidate:
-    """Read "name:key=value,…".
+    """Read "name:key=value,…"; "softmax+session:session.layers=2,…" with the session transformer.
 
     Raises:
         SettingError: no such learner, option or value.
@@ -43,8 +68,17 @@ def candidate(text: str) -> Candidate:
         if key in options:
             raise UsageError(f"--learner {text}: {key} is given twice.")
         options[key] = value
-    made = Candidate(text, learner.strip(), options)
-    made.spec(1)
+    if not learner.strip().endswith(SESSION):
+        made = Candidate(text, learner.strip(), options)
+        made.spec(1)
+        return made
+    name = learner.strip().removesuffix(SESSION)
+    if name != _BENEATH:
+        raise UsageError(f'--learner {text}: the session transformer goes with {_BENEATH}, not "{name}".')
+    own = {k.removeprefix(_SESSION_OPTION): v for k, v in options.items() if k.startswith(_SESSION_OPTION)}
+    beneath = {k: v for k, v in options.items() if not k.startswith(_SESSION_OPTION)}
+    made = Candidate(text, name, beneath, own)
+    made.session_options()
     return made
 
 

@@ -5,8 +5,9 @@
 
 Model of Kang and McAuley 2018 with tied item vectors (their eq. 6), but the loss is a softmax over many
 shared negatives with their logQ correction (or over all items), which is what lifts SASRec above BERT4Rec
-(Klenitskiy and Vasilev 2023). Most users are short: positions that hold nothing are packed away before
-items are scored, up to a fixed number a batch, so that one compiled program serves all batches.
+(Klenitskiy and Vasilev 2023). Most users are short: they run in batches of their own that are less wide,
+which changes no figure, since position 0 is the latest item; and positions that hold nothing are packed
+away before items are scored. Shapes are two, so the step is compiled twice.
 """
 
 from __future__ import annotations
@@ -28,19 +29,21 @@ from streaming.session.step import Compiled, State
 class Offline(NamedTuple):
     """Options of a training over stored sequences; those of the transformer stand in `Options`.
 
-    users: sequences of a batch.
     packed: positions of a batch that are trained; a batch ends where they are full.
+    short: items of a short user.
     negatives: shared by the positions of a batch; 0: all items.
     epochs: passes over the data.
-    patience: epochs without a better validation before training ends.
+    check: epochs between two validations.
+    patience: validations without a better one before training ends.
     weight_decay: of AdamW.
     """
 
-    users: int = 512
-    packed: int = 2048
-    negatives: int = 0
-    epochs: int = 60
-    patience: int = 6
+    packed: int = 1024
+    short: int = 8
+    negatives: int = 2048
+    epochs: int = 100
+    check: int = 2
+    patience: int = 5
     weight_decay: float = 0.0
 
 
@@ -81,28 +84,31 @@ def batches(
     random: np.random.Generator,
 ) -> Iterator[Packed]:
     """One epoch in a random order of users; each of at least two items is met once."""
-    length = options.length
-    batch, row, taken = _empty(options, offline), 0, 0
+    widths = sorted({min(offline.short, options.length), options.length})
+    open_batches = {width: (_empty(width, offline), 0, 0) for width in widths}
     for u in random.permutation(len(sequences)).tolist():
-        sequence = sequences[u][-length - 1 :]
+        sequence = sequences[u][-options.length - 1 :]
         n = len(sequence) - 1
         if n < 1:
             continue
-        if row == offline.users or taken + n > offline.packed:
+        width = next(w for w in widths if n <= w)
+        batch, row, taken = open_batches[width]
+        if row == len(batch.items) or taken + n > offline.packed:
             yield _with_negatives(batch, items, random)
-            batch, row, taken = _empty(options, offline), 0, 0
-        batch.items[row] = latest_first(sequence[:-1], length)
-        batch.position[taken : taken + n] = row * length + np.arange(n)
+            batch, row, taken = _empty(width, offline), 0, 0
+        batch.items[row] = latest_first(sequence[:-1], width)
+        batch.position[taken : taken + n] = row * width + np.arange(n)
         batch.target[taken : taken + n] = sequence[1:][::-1]
         batch.weight[taken : taken + n] = 1.0
-        row, taken = row + 1, taken + n
-    if taken:
-        yield _with_negatives(batch, items, random)
+        open_batches[width] = batch, row + 1, taken + n
+    for batch, _, taken in open_batches.values():
+        if taken:
+            yield _with_negatives(batch, items, random)
 
 
-def _empty(options: Options, offline: Offline) -> Packed:
+def _empty(width: int, offline: Offline) -> Packed:
     return Packed(
-        items=np.full((offline.users, options.length), -1, np.int32),
+        items=np.full((max(1, 2 * offline.packed // width), width), -1, np.int32),
         position=np.zeros(offline.packed, np.int32),
         target=np.zeros(offline.packed, np.int32),
         weight=np.zeros(offline.packed, np.float32),
@@ -211,7 +217,7 @@ class Ranker:
 
 
 class Epoch(NamedTuple):
-    """What a pass over the data came to."""
+    """What the passes over the data up to a validation came to; the loss is that of the last."""
 
     number: int
     loss: float
@@ -249,13 +255,16 @@ def train(
         for batch in batches(training, options, offline, items, random):
             state, loss = step(state, batch)
             losses.append(loss)
+        if number % offline.check and number < offline.epochs:
+            continue
         epoch = Epoch(
             number, float(np.mean(np.array(losses))), ranker(state.params, training, validation), state.params
         )
         if best is None or epoch.valid["ndcg@10"] > best.valid["ndcg@10"]:
             best = epoch
-        if not go_on(epoch) or number - best.number >= offline.patience:
+        if not go_on(epoch) or number - best.number >= offline.patience * offline.check:
             break
-    assert best is not None
+    if best is None:
+        raise ValueError("sasrec: at least one epoch and one user of three items are needed")
     tested = ranker(best.params, [s[:-1] for s in users], np.array([s[-1] for s in users], np.int32))
     return best, tested
