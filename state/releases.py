@@ -11,7 +11,7 @@ import fcntl
 import getpass
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -202,10 +202,10 @@ class Releases:
         """
         return self.change_route(lambda _: new, detail, why)
 
-    def change_route(self, made: Any, detail: str, why: str = "") -> Released:
+    def change_route(self, made: Callable[[Released], Route | None], detail: str, why: str = "") -> Released:
         """As `set_route`, with a function from the present state to the new route, called under the lock."""
         with self._changing() as state:
-            new: Route | None = made(state.value)
+            new = made(state.value)
             for version in sorted(new.versions()) if new is not None else ():
                 self._must_exist(version)
                 if version in state.value.retired:
@@ -216,6 +216,22 @@ class Releases:
                 )
             state.change("route", None, detail, why, route=new)
             return state.value
+
+    def override(self, user: str, version: str, why: str = "") -> Released:
+        """Give a user one version, whatever the shares."""
+        # Many read the history; the user's id stays out of it.
+        return self.change_route(
+            lambda state: _with_overrides(state.route, {user: version}), f"override of a user: {version}", why
+        )
+
+    def remove_override(self, user: str, why: str = "") -> bool:
+        """Take a user's override away, so that no file here names them; whether there was one."""
+        if (present := self.read().route) is None or user not in present.overrides:
+            return False
+        self.change_route(
+            lambda state: _with_overrides(state.route, {user: None}), "override of a user: none", why
+        )
+        return True
 
     def note(self, what: str, version: str, detail: str, why: str = "") -> Released:
         """Put something that happened to a version, such as a fork, into the history."""
@@ -346,6 +362,14 @@ def _without_arms(present: Route | None) -> tuple[Route | None, str]:
         return present, ""
     kept = Route(present.salt, overrides=present.overrides) if present.overrides else None
     return kept, "; the route's arms end"
+
+
+def _with_overrides(present: Route | None, given: Mapping[str, str | None]) -> Route | None:
+    """A route with other overrides; None takes one away."""
+    before = present or Route("")
+    merged = {**before.overrides, **given}
+    kept = {user: version for user, version in merged.items() if version is not None}
+    return msgspec.structs.replace(before, overrides=kept) if before.arms or kept else None
 
 
 def _who() -> str:

@@ -19,6 +19,7 @@ from state.directories import remove
 from state.erasure import Kind, add_erasure, now_us, read_erasures
 from state.guests import checked
 from state.ledger import Ledger
+from state.releases import Releases
 from state.versions import Registry, Version
 from streaming.errors import FreshetError, StoreLockedError, UsageError
 
@@ -72,6 +73,8 @@ def forget(
         until = now_us(_newest(registry)) if kind == "user" else 0
         add_erasure(home, kind, checked(id_), until, undo=undo)
         known = [] if undo else [(kind, id_)]
+        if kind == "user":
+            Releases(home).remove_override(id_, "forgotten")
     done = [_in_version(registry, name, known, purge, drop_snapshots) for name in registry.names()]
     report = {"erasures": len(read_erasures(home)), "versions": done}
     emit(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from typing import Annotated, Any
 
-import msgspec
 from cyclopts import App, Parameter
 from rich.console import Group, RenderableType
 
@@ -93,20 +92,13 @@ def override(
     """
     if (version is None) != remove:
         raise UsageError("`freshet route override` needs a version, or --remove, and not both.")
-
-    def made(state: Released) -> Route | None:
-        before = state.route or Route("")
-        if remove and user not in before.overrides:
+    if version is None:
+        if not releases().remove_override(user, why):
             raise VersionError(f'The user "{user}" has no override.')
-        others = {name: had for name, had in before.overrides.items() if name != user}
-        if version is not None:
-            others[user] = version
-        new = msgspec.structs.replace(before, overrides=others)
-        return new if new.arms or new.overrides else None
-
-    # The history is read by many; the user's id stays out of it.
-    releases().change_route(made, f"override of a user: {version or 'none'}", why)
-    print(f"{user} gets {version}" if version is not None else f"{user} goes where the shares say")
+        print(f"{user} goes where the shares say")
+        return
+    releases().override(user, version, why)
+    print(f"{user} gets {version}")
 
 
 @app.command

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from state.versions import Registry
 from streaming.routing import bucket_of
 from tests.consumers.commandline import Freshet
-from tests.consumers.worked import made
+from tests.consumers.worked import append, learn, lines, made
 
 
 @pytest.fixture
@@ -99,3 +100,16 @@ def test_route_that_cannot_be_changes_nothing(
 ) -> None:
     assert message in freshet("route", *words, code=code)
     assert freshet.json("versions", "log") == []
+
+
+def test_query_asks_the_version_that_the_user_gets(freshet: Freshet, tmp_path: Path) -> None:
+    path = append(tmp_path / "a.jsonl", lines(50, seed=1))
+    for name in ("champion", "third"):
+        learn(Registry(freshet.home).get(name), path)
+    assert "Name one with --version, or promote one" in freshet("query", "recommend", "u1", code=2)
+    freshet("versions", "promote", "champion")
+    assert freshet.json("query", "recommend", "u1")["version"] == "champion"
+    freshet("route", "override", "u1", "third")
+    assert freshet.json("query", "recommend", "u1")["version"] == "third"
+    assert freshet.json("query", "score", "u2", "i1")["version"] == "champion"
+    assert freshet.json("query", "recommend", "u1", "--version", "champion")["version"] == "champion"

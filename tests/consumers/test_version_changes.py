@@ -13,6 +13,8 @@ from tests.consumers.commandline import Freshet
 from tests.consumers.test_control import running
 from tests.consumers.worked import append, everything, learn, lines, made
 
+SMALL = {"dimension": 4, "negatives": 3, "recent": 100, "history": 5, "context": 2, "start": 2}
+
 
 @pytest.fixture
 def freshet(bare: Path, capsys: pytest.CaptureFixture[str]) -> Freshet:
@@ -52,6 +54,22 @@ def test_fork_through_a_running_worker_begins_with_what_it_had_learned(freshet: 
     report = freshet.json("versions", "rebuild", "b")
     assert (report["equal"], report["records"]) == (True, 100)
     assert freshet.json("versions", "log", "b")[-1]["why"] == "try it"
+
+
+def test_fork_while_learning_goes_on_as_if_it_had_learned_all_itself(freshet: Freshet, path: Path) -> None:
+    version, plain = made(freshet.home, "softmax", "a", **SMALL), made(freshet.home, "softmax", "c", **SMALL)
+    append(path, lines(150, seed=1, start=50))
+    with running(version, path, events=100) as reached:
+        assert reached.wait(60)
+        freshet("versions", "fork", "a", "b")
+        append(path, lines(100, seed=1, start=200))
+    for each in (version, Registry(freshet.home).get("b"), plain):
+        learn(each, path)
+    whole = everything(plain.store_path)
+    assert everything(version.store_path) == whole
+    forked = everything(Registry(freshet.home).get("b").store_path)
+    del forked[b"mlineage"]
+    assert forked == whole
 
 
 def test_fork_without_a_worker_is_made_here_and_its_source_stays_as_it_was(

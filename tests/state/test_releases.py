@@ -120,6 +120,17 @@ def test_change_of_a_version_that_is_not_there_changes_nothing(releases: Release
     assert releases.read() == Released()
 
 
+def test_override_that_is_taken_away_leaves_no_trace_of_the_user(releases: Releases, home: Path) -> None:
+    assert not releases.remove_override("ann")
+    assert releases.override("ann", "a").assign("ann") == ("a", "override")
+    releases.override("bob", "b")
+    assert releases.remove_override("ann", "forgotten")
+    assert releases.read().assign("ann") is None and releases.read().assign("bob") == ("b", "override")
+    assert '"ann"' not in (home / "registry.json").read_text()
+    releases.remove_override("bob")
+    assert releases.read().route is None
+
+
 def test_hold_out_without_a_champion_is_refused(releases: Releases) -> None:
     with pytest.raises(VersionError, match="promote a version first"):
         releases.set_route(Route("s", divided({"a": 1.0}), holdout=5), "")
