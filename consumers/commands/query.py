@@ -23,6 +23,7 @@ from state.answers import (
 from state.catalogue import Listing
 from state.ranking import Measure
 from state.reasons import in_words
+from state.releases import Releases
 from state.versions import Registry, Version
 from streaming.errors import UsageError, VersionError
 
@@ -48,11 +49,11 @@ def embedding(kind: Kind, id_: str, /, *, version: str | None = None, json: _Fla
     id_
         The id; put "--" before one that begins with "-".
     version
-        The version that is asked; not needed where there is only one.
+        The version that is asked; without it the one that serves, or the only one.
     json
         Print {kind, id, version, dimension, vector, events, last_seen}.
     """
-    with answers_of(_version(version)) as answers:
+    with answers_of(_version(version, id_ if kind == "user" else None)) as answers:
         found = answers.embedding(kind, id_)
     emit(found, json, lambda: _embedding_form(found))
 
@@ -81,12 +82,12 @@ def recommend(
     category
         Only items of this category of the catalogue.
     version
-        The version that is asked; not needed where there is only one.
+        The version that is asked; without it the one that serves, or the only one.
     json
         Print {user, version, represented_by, as_of, items: [{item, score, because}]}.
     """
     check_count(k)
-    with answers_of(_version(version), _listing()) as answers:
+    with answers_of(_version(version, user), _listing()) as answers:
         found = answers.recommend(user, k, include_recent=include_recent, category=category)
     emit(found, json, lambda: _recommendations_form(found))
 
@@ -121,12 +122,12 @@ def similar(
     category
         Only items of this category of the catalogue.
     version
-        The version that is asked; not needed where there is only one.
+        The version that is asked; without it the one that serves, or the only one.
     json
         Print {kind, id, version, by, as_of, similar: [{id, score}]}.
     """
     check_count(k)
-    with answers_of(_version(version), _listing()) as answers:
+    with answers_of(_version(version, id_ if kind == "user" else None), _listing()) as answers:
         found = answers.similar(kind, id_, k, by, category=category)
     emit(found, json, lambda: _similar_form(found))
 
@@ -142,14 +143,14 @@ def score(user: str, /, *items: str, version: str | None = None, json: _Flag = F
     items
         The items, in any order.
     version
-        The version that is asked; not needed where there is only one.
+        The version that is asked; without it the one that serves, or the only one.
     json
         Print {user, version, represented_by, as_of, scores: [{item, score}]}; with a catalogue each score
         says whether the item is available.
     """
     if not items:
         raise UsageError("`freshet query score` needs a user and at least one item, got no item.")
-    with answers_of(_version(version), _listing()) as answers:
+    with answers_of(_version(version, user), _listing()) as answers:
         found = answers.score(user, items)
     emit(found, json, lambda: _scores_form(found))
 
@@ -158,21 +159,29 @@ def score(user: str, /, *items: str, version: str | None = None, json: _Flag = F
 app.command(route_of, name="route")
 
 
-def _version(name: str | None) -> Version:
-    """The version named, else the only one.
+def _version(name: str | None, user: str | None = None) -> Version:
+    """The version named, else the one that the user gets, else the champion, else the only one.
 
     Raises:
         VersionError: there is none.
-        UsageError: there are several.
+        UsageError: there are several, and none is promoted.
     """
-    registry = Registry(current_settings().home)
+    home = current_settings().home
+    registry = Registry(home)
     if name is not None:
         return registry.get(name)
+    released = Releases(home).read()
+    assigned = released.assign(user) if user is not None else None
+    serving = assigned.version if assigned is not None else released.champion
+    if serving is not None:
+        return registry.get(serving)
     names = registry.names()
     if not names:
         raise VersionError("There is no version yet. Make one with `freshet versions create NAME`.")
     if len(names) > 1:
-        raise UsageError(f"There are several versions: {', '.join(names)}. Name one with --version.")
+        raise UsageError(
+            f"There are several versions: {', '.join(names)}. Name one with --version, or promote one."
+        )
     return registry.get(names[0])
 
 
