@@ -7,6 +7,7 @@ that the position in its other headers was sent again.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -116,17 +117,21 @@ class KafkaDeadLetters:
         if len(self._unsure) >= _MOST_UNSURE:
             self.sync()
 
-    def sync(self) -> None:
+    def sync(self, timeout_s: float = WAIT_S) -> None:
         """Wait until Kafka has acknowledged all appended records; the worker calls this before each commit.
 
         Raises:
-            BrokerError: Kafka did not take some; they are kept, and the same call may be tried again.
+            BrokerError: Kafka did not take some, or has not in this time; they are kept, and the same call
+                may be tried again.
         """
         failed: list[tuple[_Unsure, KafkaError]] = []
+        until = time.monotonic() + timeout_s
         for one in self._unsure:
             try:
-                one.future.get(WAIT_S)
+                one.future.get(max(0.0, until - time.monotonic()))
             except KafkaError as error:
+                if not one.future.is_done:  # it is still on its way
+                    raise self._failed(len(self._unsure), error) from error
                 failed.append((one, error))
         self._unsure = []
         if failed:
@@ -142,7 +147,7 @@ class KafkaDeadLetters:
                 except BrokerError:
                     self._kept = kept[k:]
                     raise
-            self.sync()
+            self.sync(timeout_s)
 
     def read(self) -> Iterator[DeadLetter]:
         """Every record of this version, once for each (source, offset), in the order of the topic.
@@ -222,16 +227,23 @@ class KafkaDeadLetters:
                 producer.close(WAIT_S)
         return done
 
-    def close(self) -> None:
-        """Make all records durable and leave."""
+    def close(self, timeout_s: float = WAIT_S) -> None:
+        """Make all records durable and leave.
+
+        Raises:
+            BrokerError: Kafka did not take some, or not in this time.
+        """
         try:
-            self.sync()
+            self.sync(timeout_s)
         finally:
             self._dropped()
 
     def _dropped(self) -> None:
         if self._producer is not None:
-            self._producer.close(0 if self._unsure else WAIT_S)
+            if self._unsure:
+                # Its own close waits for what is on its way, fails, and leaves its thread behind.
+                self._producer._sender.force_close()
+            self._producer.close(WAIT_S)
             self._producer = None
 
     def _send(self, value: bytes, key: bytes | None, headers: Headers) -> None:

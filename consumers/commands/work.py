@@ -117,7 +117,7 @@ def work(
             sources = [source.name for source in learned.ledger.sources]
             paths = from_ or known_files(settings.home / EVENTS, sources, follow=follow)
             log = _files_log(paths, learned, rules, follow=follow, format=format)
-        aside = _dead_letters(chosen, log, settings)
+        aside = _dead_letters(chosen, log, settings, stop)
         totals = _run(chosen, learned, log, aside, settings, stop)
         if not log.repeatable:
             effect = "this version cannot be rebuilt from its log"
@@ -315,15 +315,19 @@ def _metrics_page(version: Version, settings: Settings) -> Iterator[None]:
         yield
 
 
-def _dead_letters(version: Version, log: FilesLog | KafkaLog, settings: Settings) -> DeadLetterLog:
+def _dead_letters(
+    version: Version, log: FilesLog | KafkaLog, settings: Settings, stop: Flag
+) -> DeadLetterLog:
     """Where bad records go: those of files into the version's own file, those of a topic into a topic."""
     if isinstance(log, FilesLog):
         return DeadLetters(version.dead_letters_path)
     from kafka import KafkaConsumer
 
     from consumers.dead_letter_topic import KafkaDeadLetters
+    from consumers.dead_letters_waiting import PatientLetters
 
-    return KafkaDeadLetters(log.topic, version.name, client_settings(settings, KafkaConsumer))
+    letters = KafkaDeadLetters(log.topic, version.name, client_settings(settings, KafkaConsumer))
+    return PatientLetters(letters, stop)
 
 
 def stop_on_signals() -> Flag:

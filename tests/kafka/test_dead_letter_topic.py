@@ -6,16 +6,22 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event as Flag
+from threading import Thread
 from typing import Any
 
 import pytest
+import structlog
 from kafka.admin import ConfigResource, ConfigResourceType
 
+from consumers.broker import Broker
 from consumers.cli import main
 from consumers.dead_letter_topic import KafkaDeadLetters, dead_letter_topic
 from consumers.dead_letters import DeadLetter
+from consumers.dead_letters_waiting import PatientLetters
 from streaming.errors import BrokerError
 from streaming.events import BadRecord
 from tests.consumers.worked import made
@@ -175,3 +181,33 @@ letters.retry(list(letters.letters()), lambda done: None)
     assert [letter.retried for letter in letters.read()] == [True]
     committed = stored(broker.bootstrap, topic, isolation_level="read_committed")
     assert [record.value for record in committed[0]] == [b"v7"]
+
+
+def test_worker_waits_for_a_kafka_that_does_not_answer_until_it_is_told_to_stop() -> None:
+    stop = Flag()
+    with Broker() as broker, structlog.testing.capture_logs() as told:
+        plain = KafkaDeadLetters("events", "mine", {"bootstrap_servers": broker.bootstrap})
+        letters = PatientLetters(plain, stop, answer_s=0.3)
+        letters.append("events[0]", BadRecord(1, "r", b"a"))
+        letters.sync()
+        broker.suspend()
+        letters.append("events[0]", BadRecord(2, "r", b"b"))
+        waiting = Thread(target=letters.sync)
+        waiting.start()
+        until = time.monotonic() + 60
+        while "dead_letters_wait" not in [entry["event"] for entry in told]:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        assert waiting.is_alive()
+        broker.resume()
+        waiting.join(60)
+        assert not waiting.is_alive()
+        assert told[-1]["event"] == "dead_letters_taken_again"
+        assert [letter.offset for letter in letters.read()] == [1, 2]
+        broker.suspend()
+        letters.append("events[0]", BadRecord(3, "r", b"c"))
+        stop.set()
+        for leave in (letters.sync, letters.close):
+            with pytest.raises(BrokerError, match="bad records were not taken"):
+                leave()
+        broker.resume()
