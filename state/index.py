@@ -391,6 +391,8 @@ class ItemIndex:
         if question is None or state is None:
             return
         items, (query, mask, cosine) = self._source.items(), question
+        if len(mask) and _is_few(mask, items.known):
+            return  # that search was exact
         chosen = self._candidates(items, state, query, RECALL_AT, mask, cosine)
         near, _ = self._best(items, query, RECALL_AT, chosen, mask, cosine, _NOBODY)
         every = self._all(items.known)
