@@ -136,7 +136,7 @@ def _of_topic(
         return
     registry = Registry(home)
     configs = _guarded("topic settings", lambda: topic_configs(admin, name))
-    lags = _guarded("lag", lambda: read_lag(map(registry.get, registry.names()), settings))
+    lags = _guarded("lag", lambda: read_lag(registry.readable(), settings))
     seen = Seen(
         admin,
         settings,

@@ -22,13 +22,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from state.directories import VersionDirectory, alive, aside, remove, synced, write_whole
 from state.ledger import Ledger
 from state.lineage import read_lineage
 from state.rocksdb import RocksStore
 from state.spec import Spec, read_spec, write_spec
 from state.store import Store
-from streaming.errors import StoreError, VersionError, nearest
+from streaming.errors import SettingError, StoreError, VersionError, nearest
+
+logger = structlog.get_logger()
 
 FIRST_STORE = "store-000001"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -165,6 +169,14 @@ class Registry:
         """
         path = self.path_of(name)
         return Version(name, path, read_spec(path / "spec.toml"))
+
+    def readable(self) -> Iterator[Version]:
+        """All versions whose spec can be read; the others are warned of."""
+        for name in self.names():
+            try:
+                yield self.get(name)
+            except SettingError as error:
+                logger.warning("version_damaged", version=name, reason=str(error))
 
     def path_of(self, name: str) -> Path:
         """Directory of a version, whose spec may be damaged.

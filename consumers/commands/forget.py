@@ -128,7 +128,7 @@ def _asked(version: Version, known: list[tuple[Kind, str]], purge: bool) -> dict
 
 def _newest(registry: Registry) -> int:
     """Time of the newest event that any version has learned, in seconds; 0 where there is none."""
-    return max(_watermarks(map(registry.get, registry.names())), default=0)
+    return max(_watermarks(registry.readable()), default=0)
 
 
 def _watermarks(versions: Iterable[Version]) -> Iterator[int]:

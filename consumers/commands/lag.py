@@ -29,7 +29,7 @@ def lag(version: str | None = None, /, *, json: Annotated[bool, Parameter(negati
     """
     settings = current_settings()
     registry = Registry(settings.home)
-    versions = [registry.get(name) for name in ([version] if version is not None else registry.names())]
+    versions = [registry.get(version)] if version is not None else list(registry.readable())
     client = client_settings(settings, KafkaConsumer) if settings.kafka.bootstrap_servers else None
     found = read_lag(versions, client)
     columns = ["version", "source", "position", "end", "behind", "time behind", "lost"]

@@ -161,6 +161,7 @@ def test_version_with_a_damaged_spec_is_listed_and_can_be_deleted(freshet: Fresh
     assert (rows["broken"]["state"], rows["a"]["state"]) == ("damaged", "ready")
     assert "warning: broken:" in freshet.err
     assert "broken" in freshet("versions", "list")
+    assert [row["version"] for row in freshet.json("lag")] == ["a"]
     freshet("versions", "delete", "broken", "--yes")
     assert Registry(freshet.home).names() == ["a"]
 
