@@ -37,6 +37,7 @@ def paired(a: NDArray[np.void], b: NDArray[np.void]) -> tuple[NDArray[np.void], 
     Args:
         a, b: EVALUATED, their sources numbered alike.
 
+    >>> from streaming.evaluation import EVALUATED
     >>> one = np.array([(7, 0, 3, 1), (9, 0, 0, 1)], EVALUATED); two = np.array([(9, 0, 4, 1)], EVALUATED)
     >>> [part["bin"].tolist() for part in paired(one, two)]
     [[0], [4]]
