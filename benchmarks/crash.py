@@ -19,10 +19,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import record
+from consumers.broker import Broker
 from streaming.decoding import JsonDecoder
 from streaming.rules import EventRules
 from tests.crash.driver import STEPS, Driver
 from tests.crash.worlds import FORGETFUL, LEARNERS, World
+from tests.kafka.dying import KafkaDriver
+from tests.kafka.worlds import KafkaWorld
 
 COMMITS = range(1, 7)  # commits of a run at which each step is struck
 LINES_AT_ONCE = 10_000
@@ -33,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run all parts and record them."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.crash", description=__doc__)
     parser.add_argument("--moments", type=int, default=200, help="kills at random moments (200)")
+    parser.add_argument("--kafka-moments", type=int, default=100, help="kills while Kafka delivers (100)")
     parser.add_argument("--lines", type=int, default=1_000_000, help="mutated lines (1000000)")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments and mutations (0)")
     chosen = parser.parse_args(arguments)
@@ -44,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ]
         figures["steps"] = _steps(worlds)
         figures["moments"] = _moments(worlds, chosen.moments, Random(chosen.seed))
+    figures["kafka_moments"] = _kafka_moments(chosen.kafka_moments, Random(chosen.seed))
     figures["mutated_lines"] = _mutated_lines(chosen.lines, chosen.seed)
     print(record("crash", figures))
     return 0
@@ -74,6 +79,29 @@ def _moments(worlds: list[World], wanted: int, random: Random) -> dict[str, Any]
         kills += world.killed_at_moments(random, min(KILLS_EACH, wanted - kills))
         versions += 1
         print(f"moments: {kills} of {wanted} kills, stores equal", file=sys.stderr, flush=True)
+    return _figures(kills, versions, begun)
+
+
+def _kafka_moments(wanted: int, random: Random) -> dict[str, Any]:
+    """Kills at random moments while records arrive on a real Kafka, over one partition and over four."""
+    begun, kills, versions = time.monotonic(), 0, 0
+    shapes = [(partitions, learner) for learner in LEARNERS for partitions in (1, 4)]
+    each = min(KILLS_EACH, -(-wanted // len(shapes)))
+    with (
+        tempfile.TemporaryDirectory(prefix="freshet-crash-") as home,
+        Broker() as broker,
+        KafkaDriver() as driver,
+    ):
+        while kills < wanted:
+            partitions, learner = shapes[versions % len(shapes)]
+            name = f"{learner}-{partitions}-{versions}"
+            world = KafkaWorld(Path(home, name), driver, broker.bootstrap, name, partitions, learner)
+            kills += world.killed_at_moments(random, min(each, wanted - kills))
+            world.finish()
+            versions += 1
+            what = "stores equal" if partitions == 1 else "each event learned once"
+            told = f"kafka moments: {learner}, {partitions} partitions: {kills} of {wanted} kills, {what}"
+            print(told, file=sys.stderr, flush=True)
     return _figures(kills, versions, begun)
 
 

@@ -101,7 +101,8 @@ def learn(
 
 def everything(store: Path) -> dict[bytes, bytes]:
     """All keys and values, read by plain rocksdict."""
-    database = Rdict(str(store), Options(raw_mode=True), access_type=AccessType.read_only(False))
+    # Its types do not know raw mode.
+    database: Any = Rdict(str(store), Options(raw_mode=True), access_type=AccessType.read_only(False))
     try:
         return dict(database.items())
     finally:
@@ -110,9 +111,9 @@ def everything(store: Path) -> dict[bytes, bytes]:
 
 def spoil(store: Path, prefix: bytes, at: int = -1) -> bytes:
     """Flip a bit in the value of the first key with a prefix; returns the key."""
-    database = Rdict(str(store), Options(raw_mode=True))
+    database: Any = Rdict(str(store), Options(raw_mode=True))
     try:
-        key = next(k for k, _ in database.items(from_key=prefix) if k.startswith(prefix))
+        key: bytes = next(k for k, _ in database.items(from_key=prefix) if k.startswith(prefix))
         value = bytearray(database[key])
         value[at] ^= 1
         database[key] = bytes(value)

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from threading import Event as Flag
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import msgspec
 import numpy as np
@@ -268,7 +268,7 @@ class Driver:
             raise RuntimeError(f"the worker ended with {end.code}, expected 0 or SIGKILL: {job}")
         return end
 
-    def __enter__(self) -> Driver:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
