@@ -207,6 +207,22 @@ def check_where(paths: Sequence[str], rules: EventRules, *, none_passed: bool = 
             raise UsageError(f'--where: events have no field "{field}".{near} Known: {", ".join(known)}.')
 
 
+def doubt_of_where(paths: Sequence[str], rules: EventRules) -> str:
+    """What to say before reading where none of the first records of JSON has a field of `rules.where`.
+
+    It is no error: a later record may have it.
+    """
+    names = [name for path in paths for name in _field_names(path)[0]]
+    known = dict.fromkeys([*FIELDS, *names])
+    for field, _ in rules.where:
+        if names and rules.name(field) not in known:
+            near = nearest(field, known)
+            return (
+                f'--where: none of the first records has a field "{field}".{near} The rest is looked through.'
+            )
+    return ""
+
+
 def _field_names(path: str) -> tuple[list[str], bool]:
     """Names of the fields of a file's records, and whether these are surely all."""
     if path == "-":

@@ -16,7 +16,7 @@ from consumers.commands.context import current_settings
 from consumers.commands.output import emit, progress, stderr, stdout
 from consumers.commands.work import event_rules
 from consumers.eventlog.files import FilesLog
-from consumers.history import History, check_where, parsed_where
+from consumers.history import History, check_where, doubt_of_where, parsed_where
 from consumers.plots import check_picture_path, save_picture, sketch
 from streaming.errors import InputError, UsageError, nearest
 from streaming.rules import EventRules
@@ -138,6 +138,8 @@ def _history(files: Sequence[str], rules: EventRules, limit: int | None, format:
     log.close()
     if rules.where:
         check_where(files, rules)
+        if doubt := doubt_of_where(files, rules):
+            stderr.print(doubt, soft_wrap=True)
     with progress("Looking through the events (bytes)", size or None) as show:
         history = History(open_log, limit=limit, observe=show)
     if history.bad:

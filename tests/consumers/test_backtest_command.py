@@ -79,6 +79,18 @@ def test_where_keeps_the_events_of_that_value_and_limit_the_first_of_these(
     assert answer(capsys, str(events), *learner, "--where", "value=5", "--limit", "30")["events"] == 30
 
 
+def test_field_that_the_first_records_lack_is_told_before_the_rest_is_read(
+    bare: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = '{"user": "u", "item": "i", "ts": 1700000000, "contry": "France"}\n'
+    (bare / "a.jsonl").write_text(line + "x" * 2_000_000 + "\n" + line.replace("contry", "country"))
+    words = ["backtest", "a.jsonl", "--learner", "popularity", "--where", "country=France", "--json"]
+    assert main(words) == 0
+    printed = capsys.readouterr()
+    assert 'none of the first records has a field "country". Did you mean "contry"?' in printed.err
+    assert json.loads(printed.out)["events"] == 1
+
+
 def test_tables_name_every_learner_and_mark_the_best(
     events: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
