@@ -138,12 +138,12 @@ class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True):
         int, Meta(ge=1, le=10_000, description="Snapshots kept of a version; the oldest one goes first.")
     ] = 5
     live_tables: Annotated[
-        Literal["on", "off"],
-        Meta(description="Tables in mapped files in the home, by which servers here see each event at once."),
-    ] = "on"
-    metrics_host: Annotated[
-        FieldName, Meta(description="Address of the metrics page; 0.0.0.0 lets other machines read it.")
-    ] = "127.0.0.1"
+        Literal["auto", "home", "off"],
+        Meta(
+            description="Where the tables lie by which servers see each event at once: in shared memory "
+            "(with room in it), in the home (for servers in other containers), or nowhere."
+        ),
+    ] = "auto"
     metrics_port: Annotated[
         int | None,
         Meta(

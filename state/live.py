@@ -1,9 +1,12 @@
 """Live tables: a worker's arrays lie in mapped files, and other processes read them while it learns.
 
-HOME/versions/NAME/live/current       name of the directory of the newest worker's tables
-                        RUN/head      int64 numbers on the tables as a whole (state/arena.py)
-                        RUN/index     which file holds which array, its type and shape
-                        RUN/N.ARRAY   an array; one that grew is another file
+HOME/versions/NAME/live/current       directory of the newest worker's tables, its RUN
+RUN/head      int64 numbers on the tables as a whole (state/arena.py)
+RUN/index     which file holds which array, its type and shape
+RUN/N.ARRAY   an array; one that grew is another file
+
+RUN is a directory in shared memory where there is room (there the tables may lie in huge pages: rows are
+reached at random), else one beside `current`.
 
 A row is whole where the event that touched it last is done, and it was not touched while it was read.
 Where rows change hands (a user makes room for another, an item is gone), a sequence number is odd
@@ -20,6 +23,7 @@ import mmap
 import os
 import shutil
 import time
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +35,10 @@ from state.arena import FORMAT, GENERATION, HEAD_SIZE, HEARTBEAT_NS, LEFT, Arena
 from streaming.errors import StoreError
 
 FORMAT_NUMBER = 1
+SHARED_MEMORY = Path("/dev/shm")
+
+_HUGE = 1 << 21  # bytes of a huge page
+_COLLAPSE = 25  # madvise: take huge pages now (Linux 6.1)
 
 
 class LiveArena(Arena):
@@ -39,20 +47,25 @@ class LiveArena(Arena):
     Args:
         path: the directory `live` of a version.
         identity: of the store that the tables belong to.
+        shared: directory in memory where the files may lie; None for beside the store.
 
     Raises:
         StoreError: there is no room for the files, or they cannot be written.
     """
 
-    def __init__(self, path: Path, identity: str) -> None:
+    def __init__(self, path: Path, identity: str, shared: Path | None = None) -> None:
         self._live, self._identity = path, identity
-        self._run = path / f"{os.getpid()}-{time.time_ns()}"
+        name = f"{os.getpid()}-{time.time_ns()}"
+        self._in_memory = _shared_run(shared, name) if shared is not None else None
+        self._run = self._in_memory or path / name
         self._files: dict[str, dict[str, Any]] = {}
         self._given_up: list[str] = []
         self._made = 0
         self._changed = False
         try:
+            path.mkdir(exist_ok=True)
             self._run.mkdir(parents=True)
+            (self._run / "of").write_text(str(path.resolve()))
             super().__init__()
             self._held = (self._run / "head").open("rb")
             fcntl.flock(self._held, fcntl.LOCK_EX)  # for as long as the worker lives
@@ -62,25 +75,27 @@ class LiveArena(Arena):
         self.beat()
 
     def zeros(self, name: str, shape: tuple[int, ...], kind: Any) -> NDArray[Any]:
-        """A zeroed array in a file of its own, whose room on the disk is taken now."""
+        """A zeroed array in a file of its own, whose room is taken now."""
         kind = np.dtype(kind)
         size = int(np.prod(shape)) * kind.itemsize
-        room = max(size, mmap.PAGESIZE)
         file = name if name == "head" else f"{self._made}.{name}"
         self._made += 1
         try:
-            with (self._run / file).open("xb+") as opened:
-                opened.truncate(room)
-                if hasattr(os, "posix_fallocate"):  # macOS has none
-                    # A page that found no room later would end the process.
-                    os.posix_fallocate(opened.fileno(), 0, room)
-                mapped = mmap.mmap(opened.fileno(), room)
+            try:
+                path, memory = _new_file(self._run / file, size)
+            except OSError:
+                if self._in_memory is None:
+                    raise
+                # Memory is full; a directory of this name beside the store takes what comes now.
+                beside = self._live / self._run.name
+                beside.mkdir(exist_ok=True)
+                path, memory = _new_file(beside / file, size)
         except OSError as error:
             raise self._no_room(error) from error
-        array = np.frombuffer(mapped, kind, size // kind.itemsize).reshape(shape)
+        array = np.frombuffer(memory, kind, size // kind.itemsize).reshape(shape)
         if old := self._files.get(name):
             self._given_up.append(old["file"])
-        self._files[name] = {"file": file, "type": kind.str, "shape": list(shape)}
+        self._files[name] = {"file": str(path), "type": kind.str, "shape": list(shape)}
         self._changed = True
         return array
 
@@ -93,12 +108,15 @@ class LiveArena(Arena):
         _write_whole(self._run / "index", json.dumps(index))
         self.head[GENERATION] += 1
         for file in self._given_up:
-            (self._run / file).unlink()
+            Path(file).unlink()
         self._given_up.clear()
         if self.head[GENERATION] == 1:
-            _write_whole(self._live / "current", self._run.name)
+            before = run_of(self._live)
+            _write_whole(self._live / "current", str(self._run.resolve()))
+            if before is not None:
+                shutil.rmtree(before, ignore_errors=True)
             for other in self._live.iterdir():
-                if other.is_dir() and other != self._run:
+                if other.is_dir() and other.name != self._run.name:
                     shutil.rmtree(other, ignore_errors=True)
 
     def beat(self) -> None:
@@ -106,10 +124,12 @@ class LiveArena(Arena):
         self.head[HEARTBEAT_NS] = time.time_ns()
 
     def close(self) -> None:
-        """The worker leaves; its tables stay as they are now."""
+        """The worker leaves, all that it learned being durable: memory is given back, a disk keeps them."""
         self.beat()
         self.head[LEFT] = 1
         self._held.close()
+        if self._in_memory is not None:
+            discard(self._live)
 
     def _no_room(self, error: OSError) -> StoreError:
         return StoreError(
@@ -130,7 +150,7 @@ class LiveTables:
 
     def __init__(self, path: Path) -> None:
         self.run = (path / "current").read_text().strip()
-        self._path = path / self.run
+        self._path = Path(self.run)
         self.head: NDArray[np.int64] = _mapped(self._path / "head", np.dtype(np.int64), (HEAD_SIZE,))
         self._lock = (self._path / "head").open("rb")
         self.generation = -1
@@ -150,7 +170,7 @@ class LiveTables:
             return False
         index = json.loads((self._path / "index").read_text())
         found = {
-            name: _mapped(self._path / at["file"], np.dtype(at["type"]), tuple(at["shape"]))
+            name: _mapped(Path(at["file"]), np.dtype(at["type"]), tuple(at["shape"]))
             for name, at in index["arrays"].items()
             if name != "head"
         }
@@ -180,9 +200,50 @@ class LiveTables:
         self._lock.close()
 
 
+def run_of(path: Path) -> Path | None:
+    """Directory of the tables that a directory `live` names; None where it names none."""
+    try:
+        return Path((path / "current").read_text().strip())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
 def discard(path: Path) -> None:
-    """Remove the tables in the directory `live`: another process than a worker changed the store."""
+    """Remove the tables of a directory `live`: they are not, or not for long, what the store says."""
+    run = run_of(path)
     shutil.rmtree(path, ignore_errors=True)
+    if run is not None:
+        shutil.rmtree(run, ignore_errors=True)
+
+
+def sweep(shared: Path = SHARED_MEMORY) -> None:
+    """Remove from memory the tables of workers that are dead and whose version is gone, or has others."""
+    for run in _own(shared).glob("*/"):
+        try:
+            with (run / "head").open("rb") as head:
+                fcntl.flock(head, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                named = run_of(Path((run / "of").read_text()))
+        except (FileNotFoundError, BlockingIOError):  # it begins, or ends, or is at work
+            continue
+        if named != run:
+            shutil.rmtree(run, ignore_errors=True)
+
+
+def _own(shared: Path) -> Path:
+    return shared / f"freshet-{os.getuid()}"
+
+
+def _shared_run(shared: Path, name: str) -> Path | None:
+    """A place in memory for the tables; None where there is none that is ours alone."""
+    own = _own(shared)
+    try:
+        own.mkdir(mode=0o700, exist_ok=True)
+        if own.stat().st_uid != os.getuid():
+            return None
+    except OSError:
+        return None
+    sweep(shared)
+    return own / name
 
 
 def boot() -> str:
@@ -207,6 +268,49 @@ def _mapped(path: Path, kind: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[
     memory.mapped = mapped  # type: ignore[attr-defined]  # stays while the array does
     array: NDArray[Any] = np.ndarray(shape, kind, memory)  # type: ignore[arg-type]  # any buffer will do
     return array
+
+
+def _new_file(path: Path, size: int) -> tuple[Path, Any]:
+    """A file with zeros, mapped to be written; no half of it is left where there is no room."""
+    room = max(size, mmap.PAGESIZE) if size < _HUGE else -(-size // _HUGE) * _HUGE
+    with path.open("xb+") as file:
+        try:
+            file.truncate(room)
+            if hasattr(os, "posix_fallocate"):  # macOS has none
+                # A page that found no room later would end the process.
+                os.posix_fallocate(file.fileno(), 0, room)
+            memory = _in_huge_pages(file.fileno(), room) if room >= _HUGE else None
+            return path, memory or mmap.mmap(file.fileno(), room)
+        except OSError:
+            path.unlink()
+            raise
+
+
+def _in_huge_pages(file: int, room: int) -> Any | None:
+    """Map a file at the start of a huge page, and have it lie in such; None where that is not to be had.
+
+    Python's own mmap cannot choose the address.
+    """
+    system = ctypes.CDLL(None, use_errno=True)
+    if not os.path.isdir("/sys/kernel/mm/transparent_hugepage"):
+        return None
+    system.mmap.restype = ctypes.c_void_p
+    system.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    reserved = system.mmap(None, room + _HUGE, 0, flags, -1, 0)
+    if reserved in (None, ctypes.c_void_p(-1).value):
+        return None
+    start = -(-reserved // _HUGE) * _HUGE
+    read_write, fixed = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | 0x10
+    if system.mmap(start, room, read_write, fixed, file, 0) != start:
+        system.munmap(ctypes.c_void_p(reserved), ctypes.c_size_t(room + _HUGE))
+        return None
+    # Files of a disk have none, and small pages do.
+    system.madvise(ctypes.c_void_p(start), ctypes.c_size_t(room), _COLLAPSE)
+    memory = (ctypes.c_char * room).from_address(start)
+    ends = ctypes.c_void_p(reserved), ctypes.c_size_t(room + _HUGE)
+    weakref.finalize(memory, system.munmap, *ends).atexit = False
+    return memory
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -27,6 +27,7 @@ import structlog
 from state.directories import VersionDirectory, alive, aside, remove, synced, write_whole
 from state.ledger import Ledger
 from state.lineage import read_lineage
+from state.live import discard
 from state.rocksdb import RocksStore
 from state.spec import Spec, read_spec, write_spec
 from state.store import Store
@@ -263,6 +264,7 @@ class Registry:
             remove(version.path)
             return
         with version.holding():
+            discard(version.live_path)
             gone = aside(version.path)
         shutil.rmtree(gone)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from state.answers import Answers, answers_of
 from state.arena import DONE
 from state.learned import Learned
-from state.live import LiveArena, LiveTables, discard
+from state.live import SHARED_MEMORY, LiveArena, LiveTables, discard, sweep
 from state.live_view import copy_rows
 from state.reader import Reader
 from state.spec import new_spec
@@ -85,6 +86,44 @@ def test_row_is_read_whole_while_it_changes(tmp_path: Path) -> None:
     assert to.floats.max() == number - 1
     tables.close()
     arena.close()
+
+
+@pytest.mark.skipif(not SHARED_MEMORY.is_dir(), reason="this system has no /dev/shm")
+def test_tables_in_memory_are_read_while_the_worker_lives_and_leave_nothing(tmp_path: Path) -> None:
+    arena = LiveArena(tmp_path, "mine", SHARED_MEMORY)
+    large = arena.zeros("large", (50_000, 16), np.float32)  # large enough for huge pages
+    arena.publish()
+    tables = LiveTables(tmp_path)
+    assert Path(tables.run).is_relative_to(SHARED_MEMORY)
+    large[49_999] = 7
+    assert (tables.arrays["large"][49_999] == 7).all()
+    larger = arena.grown("large", large, 100_000)
+    arena.publish()
+    larger[49_999] = 8
+    assert (tables.arrays["large"][49_999] == 7).all()  # what a reader has stays as it was
+    assert tables.refresh()
+    assert (tables.arrays["large"][49_999] == 8).all()
+    assert tables.alive
+    arena.close()
+    assert not tables.alive
+    assert not Path(tables.run).exists()
+    tables.close()
+
+
+def test_sweep_removes_what_dead_workers_left_in_memory(tmp_path: Path) -> None:
+    memory = tmp_path / "memory"
+    memory.mkdir()
+    (gone, kept), runs = [tmp_path / name for name in ("gone", "kept")], []
+    for path in (gone, kept):
+        arena = LiveArena(path, "mine", memory)
+        arena.publish()
+        tables = LiveTables(path)
+        runs.append(Path(tables.run))
+        tables.close()
+        arena._held.close()  # as a kill does
+    shutil.rmtree(gone)
+    sweep(memory)
+    assert [run.exists() for run in runs] == [False, True]
 
 
 @pytest.fixture
