@@ -62,18 +62,16 @@ class _Spans:
         self.first = _longer(self.first, slots)
         self.number = _longer(self.number, slots)
 
-    def put(self, slots: NDArray[np.int64], parts: Sequence[NDArray[Any]]) -> None:
-        """Give each slot its span."""
-        lengths = np.array([len(part) for part in parts], np.int32)
-        total = int(lengths.sum())
+    def put(self, slots: NDArray[np.int64], lengths: NDArray[np.int32], flat: NDArray[Any]) -> None:
+        """Give each slot its span, these being one behind the other in `flat`."""
+        total = len(flat)
         self._garbage += int(self.number[slots].sum())
         self.number[slots] = 0
         if self._used + total > len(self.data):
             self._compact(total)
         self.first[slots] = self._used + np.cumsum(lengths) - lengths
         self.number[slots] = lengths
-        if total:
-            self.data[self._used : self._used + total] = np.concatenate(parts)
+        self.data[self._used : self._used + total] = flat
         self._used += total
 
     def of(self, slot: int) -> NDArray[Any]:
@@ -247,9 +245,9 @@ class Catalogue:
     def _remove(self, slot: int) -> None:
         remove(self.ids.arrays, slot)
         self.available[slot] = False
-        nothing = np.zeros(0, np.int32)
-        self._categories.put(np.array([slot]), [nothing])
-        self._features.put(np.array([slot]), [nothing.astype(np.uint8)])
+        nothing = np.zeros(1, np.int32), np.zeros(0, np.int32)
+        self._categories.put(np.array([slot]), *nothing)
+        self._features.put(np.array([slot]), *nothing)
         self._free.append(slot)
 
     def _put(self, names: list[bytes], found: list[int], items: list[CatalogueItem]) -> None:
@@ -268,10 +266,12 @@ class Catalogue:
         slots = np.array(found, np.int64)
         self.available[slots] = [item.available for item in items]
         codes = self._codes
-        lists = [[codes.setdefault(name, len(codes)) for name in item.categories] for item in items]
-        self._categories.put(slots, [np.array(each, np.int32) for each in lists])
+        flat = [codes.setdefault(name, len(codes)) for item in items for name in item.categories]
+        lengths = np.array([len(item.categories) for item in items], np.int32)
+        self._categories.put(slots, lengths, np.array(flat, np.int32))
         encoded = [msgspec.json.encode(item.features) if item.features else b"" for item in items]
-        self._features.put(slots, [np.frombuffer(each, np.uint8) for each in encoded])
+        lengths = np.array([len(each) for each in encoded], np.int32)
+        self._features.put(slots, lengths, np.frombuffer(b"".join(encoded), np.uint8))
 
     def _make_room(self, slots: int) -> None:
         self.available = _longer(self.available, slots)
