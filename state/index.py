@@ -29,7 +29,7 @@ from state.lists import (
     new_lists,
     place_items,
     remove_from,
-    rescale,
+    rescaled,
     split,
 )
 from state.nearest import best_of, reach_of, scan
@@ -123,6 +123,7 @@ class ItemIndex:
         self._since = 0  # events up to here are in the lists
         self._turn = 0  # list that is looked at next
         self._bound = 0.15  # part of a list's spread by which an item's place in it may change
+        self._due = np.inf  # lists that are to be looked at
         self._looked = 0  # items in this round for which the nearest mean was sought
         self._width = _WIDTH
         self._searches = 0
@@ -264,9 +265,9 @@ class ItemIndex:
     def refresh(self, budget_s: float = 0.02) -> Refreshed:
         """Make the lists follow the rows.
 
-        New, changed and gone items are always taken in, whatever that takes. The rest of the budget, or
-        more where a list begun needs it, goes into moving items between lists, list by list; then, where
-        a search was put aside for it, that one is compared with exact search.
+        New, changed and gone items are always taken in, whatever that takes. Then, list by list and as
+        much changed, items move between lists until the budget is spent; a list that is begun is ended.
+        A search that was put aside for it is compared with exact search.
 
         Args:
             budget_s: seconds of this thread on a processor.
@@ -283,9 +284,15 @@ class ItemIndex:
                 self._state = _State(self._built(items, columns), columns.start)
                 return Refreshed(new=items.known, seconds=time.thread_time() - begun)
             gone, rows, new = self._take_in(items, columns)
-            moved = self._tend(columns)
-            while time.thread_time() - begun < budget_s:
+            # One round for as many changes as there are items: nothing is looked at where nothing changes.
+            lists, held = (int(self._lists().counts[which]) for which in (LISTS, HELD))
+            self._due = min(lists, self._due + lists * (gone + rows + new) / max(1, held))
+            moved = 0
+            while self._due >= 1.0:
                 moved += self._tend(columns)
+                self._due -= 1.0
+                if time.thread_time() - begun >= budget_s:
+                    break
             self._sample()
             return Refreshed(rows, new, gone, moved, time.thread_time() - begun)
 
@@ -301,8 +308,10 @@ class ItemIndex:
             lists = grown_lists(lists, items.known + items.known // 2, len(lists.head))
             self._state = _State(lists, start)
         if columns.start != start:
-            rescale(lists, np.float32(self._scale(columns.start, start)))
+            lists = rescaled(lists, np.float32(self._scale(columns.start, start)))
             self._state = _State(lists, columns.start)
+        if items.number < self._since:
+            self._since = -1  # the tables went back, as after a worker was killed: any row may be another
         held = len(lists.place)
         before = int(lists.counts[HELD])
         remove_from(lists, items.known, held)

@@ -22,7 +22,7 @@ from streaming.learners.reductions import dot_of
 
 BLOCK = 64  # places
 HELD, LISTS, FREE = 0, 1, 2  # places in Lists.counts
-FARTHEST = np.float32(3.0e38)
+FARTHEST = np.float32(1.0e30)
 
 
 class Items(NamedTuple):
@@ -111,6 +111,13 @@ def grown_lists(old: Lists, slots: int, lists: int) -> Lists:
     new.free[more : more + left] = old.free[:left]
     new.counts[:] = old.counts[HELD], old.counts[LISTS], more + left
     return new
+
+
+def rescaled(old: Lists, factor: np.float32) -> Lists:
+    """The same lists with biases at another scale; searches under way go on with the old ones."""
+    return old._replace(
+        bias=old.bias * factor, mean_bias=old.mean_bias * factor, top_bias=old.top_bias * factor
+    )
 
 
 @reduction
@@ -301,16 +308,6 @@ def follow_rows(
             lists.top_bias[which] = max(lists.top_bias[which], bias)
             written += 1
     return written, others
-
-
-@kernel
-def rescale(lists: Lists, factor: np.float32) -> None:
-    """Bring all biases to another scale."""
-    for place in range(lists.bias.shape[0]):
-        lists.bias[place] *= factor
-    for c in range(lists.mean.shape[0]):
-        lists.mean_bias[c] *= factor
-        lists.top_bias[c] *= factor
 
 
 @kernel

@@ -201,6 +201,25 @@ def test_lists_follow_rows_that_drift_far() -> None:
     assert index.refresh(0.0).rows == 0
 
 
+def test_all_rows_are_taken_in_again_where_the_tables_went_back() -> None:
+    source = source_of(1_000)
+    index = listed(source)
+    other = source_of(1_000, seed=4)
+    source.now = other.now._replace(number=other.now.number - 10)
+    source.now.touched[:] = source.now.number - 20
+    assert index.refresh(0.0).rows == 1_000
+    assert index.refresh(0.0).rows == 0
+    assert_sound(index, source)
+
+
+def test_nothing_is_looked_at_where_nothing_changes() -> None:
+    index = listed(source_of(6_000))
+    assert index.refresh(30.0).seconds < 30.0
+    turn = index._turn
+    index.refresh(30.0)
+    assert index._turn == turn
+
+
 def test_scores_come_from_the_rows_as_they_are_now() -> None:
     source = source_of(20_000)
     index, query = listed(source), queries(1)[0]
