@@ -19,6 +19,7 @@ State = Literal["new", "catching up", "ready", "serving", "retired", "damaged"]
 
 _COUNTED_BYTES = 256 << 20  # longest file whose lines are counted to tell how many wait
 _BLOCK = 1 << 20
+_KAFKA_MS = 3000  # a Kafka that is away must not hold up a list for long
 
 
 class Standing(Struct, frozen=True):
@@ -149,7 +150,7 @@ def _kafka_lag(
 
     found: dict[str, tuple[int, float | None]] = {}
     try:
-        rows = read_lag(versions, client)
+        rows = read_lag(versions, {**client, "bootstrap_timeout_ms": _KAFKA_MS})
     except BrokerError as error:
         print(f"warning: how far versions are behind is not known: {error}", file=sys.stderr)
         return {}
