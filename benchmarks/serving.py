@@ -58,10 +58,12 @@ class Client:
         self._free.put_nowait((reader, writer))
         return int(head[9:12]), body
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Close the connections."""
         while not self._free.empty():
-            self._free.get_nowait()[1].close()
+            _, writer = self._free.get_nowait()
+            writer.close()
+            await writer.wait_closed()
 
 
 def line(user: int, item: int, number: int) -> str:
@@ -102,7 +104,7 @@ async def serving(items: int) -> AsyncIterator[tuple[Client, IO[str]]]:
                 await client.open()
                 await _learned(client, max(items, USERS) - 1)
                 yield client, file
-                client.close()
+                await client.close()
     finally:
         shutil.rmtree(home)
 

@@ -10,6 +10,7 @@ import asyncio
 import hmac
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +24,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from consumers.posting import Intake, Posted, posted
+from consumers.posting import BusyError, Intake, Posted, posted
 from consumers.server_edge import Edge, ServerMetrics
 from consumers.server_errors import JSON, Problem, RequestError, response_to
 from consumers.server_forms import (
@@ -52,6 +53,7 @@ from streaming.errors import FreshetError
 from streaming.rules import EventRules
 
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
+_WRITE_S = 15.0  # longest wait for events to be durable
 _LARGE = 32_768  # bytes of a body that is decoded beside the event loop
 
 # The id may hold slashes, encoded or not.
@@ -189,7 +191,7 @@ class Endpoints:
         body = await request.body()
         read = partial(self._events_of, body)
         events = await run_in_threadpool(read) if len(body) > _LARGE else read()
-        await asyncio.wrap_future(self._intake.post(events))
+        await _durable(self._intake.post(events))
         self._metrics.events.inc(len(events))
         log: Any = self._intake.log.name
         return _reply(EventsForm(len(events), log))
@@ -381,6 +383,22 @@ async def _opened_early(serving: Serving, _: FastAPI) -> AsyncIterator[None]:
 
 async def _answered(_: Request, error: Exception) -> Response:
     return response_to(error)
+
+
+async def _durable(written: Future[None]) -> None:
+    """Wait until events are durable, but not for ever.
+
+    Raises:
+        BusyError: the log has not taken them in time.
+        FreshetError: it refused them.
+    """
+    try:
+        await asyncio.wait_for(asyncio.wrap_future(written), _WRITE_S)
+    except TimeoutError as error:
+        raise BusyError(
+            f"The events were not durable after {_WRITE_S:g} s; they may become so yet. Send them again, if "
+            "they may be learned twice."
+        ) from error
 
 
 def _named(request: Request, kind: Kind) -> tuple[str, str | None]:

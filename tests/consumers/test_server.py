@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import time
 from collections.abc import Iterator
@@ -384,6 +385,20 @@ def test_many_posts_at_once_are_all_durable(tmp_path: Path) -> None:
         answers = list(threads.map(lambda event: api.post("/v1/events", json=event).status_code, posts))
     assert answers == [200] * 100
     assert sorted(line["user"] for line in lines(tmp_path)) == sorted(event["user"] for event in posts)
+
+
+def test_log_that_takes_nothing_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumers.server._WRITE_S", 0.1)
+    event = {"user": "ann", "item": "tea"}
+    with client(tmp_path) as api:
+        assert api.post("/v1/events", json=event).status_code == 200
+        with (tmp_path / "events" / "lock").open("a") as lock:  # as a process that was stopped has it
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            told(api.post("/v1/events", json=event), 503, "unavailable")
+            assert got(api, "/livez") == {"status": "alive"}
+    assert len(lines(tmp_path)) == 2
 
 
 def test_full_disk_refuses_events_and_still_answers(tmp_path: Path) -> None:
