@@ -1,0 +1,155 @@
+"""Dashboards are what their description makes, and every query of theirs returns data of a real run."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, ProcessCollector
+
+from consumers.embeddings import learn_events
+from consumers.machine_metrics import MachineMetrics
+from consumers.metrics import STEPS, WorkerMetrics, serve_metrics
+from consumers.metrics_page import sample_names
+from state.arena import Arena
+from state.learned import Learned
+from state.memory import MemoryStore
+from state.spec import new_spec
+from streaming.simulator import Simulator, SimulatorOptions
+from tests.test_prometheus import PROMETHEUS, ROOT, rules, used
+
+GRAFANA = ROOT / "deploy" / "grafana"
+LIMIT_S = 60.0  # most that a loaded machine may need; 8 s otherwise
+
+
+def generator() -> Any:
+    spec = importlib.util.spec_from_file_location("make_dashboards", GRAFANA / "make.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def queries() -> list[tuple[str, str]]:
+    """(panel, query) of all dashboards, with every version chosen."""
+    found = []
+    for path in sorted((GRAFANA / "dashboards").glob("*.json")):
+        for panel in json.loads(path.read_text())["panels"]:
+            for target in panel["targets"]:
+                found.append((f"{path.stem}: {panel['title']}", target["expr"].replace("$version", ".*")))
+    return found
+
+
+def test_dashboards_are_what_their_description_makes() -> None:
+    made = generator().files()
+    assert {path: path.read_text() for path in made} == made, "run `python deploy/grafana/make.py`"
+    assert set(made) == set((GRAFANA / "dashboards").glob("*.json"))
+
+
+def test_queries_use_only_metrics_that_processes_report() -> None:
+    known = sample_names() | {rule["record"] for rule in rules("rules.yml")}
+    assert [(panel, used(query) - known) for panel, query in queries() if used(query) - known] == []
+
+
+@pytest.fixture
+def prometheus(tmp_path: Path) -> Iterator[Callable[[str, int], str]]:
+    """Starts a real Prometheus that scrapes one address; returns where it answers."""
+    program = shutil.which("prometheus")
+    if program is None:
+        pytest.skip("prometheus is not installed; the package of that name has it")
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start(host: str, port: int) -> str:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        config = {
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "rule_files": [str(PROMETHEUS / "rules.yml"), str(PROMETHEUS / "alerts.yml")],
+            "scrape_configs": [{"job_name": "freshet", "static_configs": [{"targets": [f"{host}:{port}"]}]}],
+        }
+        path = tmp_path / "prometheus.yml"
+        path.write_text(json.dumps(config))
+        options = [f"--config.file={path}", f"--storage.tsdb.path={tmp_path / 'data'}"]
+        options += [f"--web.listen-address={address}", "--log.level=error"]
+        running.append(subprocess.Popen([program, *options], stderr=subprocess.DEVNULL))
+        return f"http://{address}"
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+def answer(base: str, query: str) -> list[Any]:
+    """What Prometheus finds now; nothing while it is still starting."""
+    address = f"{base}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
+    try:
+        with urllib.request.urlopen(address) as reply:
+            result: list[Any] = json.load(reply)["data"]["result"]
+    except urllib.error.HTTPError as error:
+        if error.code != 503:
+            raise
+        return []
+    except urllib.error.URLError:
+        return []
+    return result
+
+
+class Worked:
+    """A worker's registry that goes on as one that learns does, a step at a time."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        families = WorkerMetrics(self.registry)
+        ProcessCollector(registry=self.registry)
+        MachineMetrics(Path(), self.registry)
+        self.metrics = families.of("a")
+        spec = new_spec("bpr", {"dimension": 8, "evaluation_rate": 0.2})
+        self.learned = Learned(spec, MemoryStore(), user_cache=None, arena=Arena())
+        self.simulator = Simulator(SimulatorOptions(users=200, items=60, sessions=8))
+
+    def step(self) -> None:
+        metrics, learned = self.metrics, self.learned
+        batch = self.simulator.events(500).to_events()
+        learn_events(learned, batch, 0, None, metrics.watching(learned))
+        metrics.observe_batch(
+            events=500, steps=dict.fromkeys(STEPS, 0.01), bad={"user": 1}, cache_hits=490, cache_misses=10
+        )
+        learned.commit()
+        metrics.observe_commit(seconds=0.01, arrived=[time.time() - 0.2], now=time.time())
+        metrics.observe_lag({0: 12})
+        summary = learned.prequential.summary()["overall"]
+        metrics.observe_prequential({("overall", "recent", 10): summary["hr@10"]}, 1.0)
+        metrics.observe_store(rows={"item": learned.items.count}, bytes_by_part={"sst": 1000})
+        metrics.observe_turn()
+
+
+def test_every_query_of_every_panel_returns_data_of_a_real_run(
+    prometheus: Callable[[str, int], str],
+) -> None:
+    worked = Worked()
+    worked.step()
+    base = prometheus("127.0.0.1", serve_metrics(worked.registry, 0))
+    empty = queries()
+    until = time.monotonic() + LIMIT_S
+    while empty and time.monotonic() < until:
+        worked.step()
+        time.sleep(0.5)  # between two looks at what is awaited
+        empty = [(panel, query) for panel, query in empty if not answer(base, query)]
+    assert empty == []
+    (learned,) = answer(base, 'max_over_time(freshet_version_events{version="a"}[1m])')
+    assert 500 <= float(learned["value"][1]) <= worked.learned.ledger.number
+    firing = answer(base, 'ALERTS{alertstate="firing", severity="critical"}')
+    assert firing == []
