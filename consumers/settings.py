@@ -144,6 +144,9 @@ class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True):
             "(with room in it), in the home (for servers in other containers), or nowhere."
         ),
     ] = "auto"
+    metrics_host: Annotated[
+        FieldName, Meta(description="Address of the metrics page; 0.0.0.0 lets other machines read it.")
+    ] = "127.0.0.1"
     metrics_port: Annotated[
         int | None,
         Meta(
