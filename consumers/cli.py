@@ -47,6 +47,7 @@ _COMMANDS = (
     ("config", "config", "Show each setting in effect, where it came from and what it means."),
     ("doctor", "doctor", "Check that all is well on this machine."),
     ("route", "app", "Divide users between versions."),
+    ("watch", "watch", "Show what running workers and servers are doing, in the terminal."),
     ("lag", "lag", "Show how far versions are behind their topics."),
     ("dead-letters", "app", "Show the records that a version refused, and send them again."),
     ("forget", "forget", "Forget a user or an item in all versions, for good."),
