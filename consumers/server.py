@@ -208,6 +208,8 @@ class Endpoints:
 
     async def metrics(self) -> Response:
         """The metrics of this process, as Prometheus reads them."""
+        for version, recall in self._serving.recalls().items():
+            self._metrics.recall.labels(version).set(recall)
         text = generate_latest(self._metrics.registry)
         return Response(text, headers={"content-type": CONTENT_TYPE_LATEST})
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.requests import ClientDisconnect
 
 from consumers.server_errors import RequestError, response_to
@@ -46,6 +46,12 @@ class ServerMetrics:
         )
         self.events = Counter(
             "freshet_events_posted", "Posted events that became durable.", registry=registry
+        )
+        self.recall = Gauge(
+            "freshet_index_recall_at_10",
+            "Share of the 10 best items that the index found, as sampled; no series while all are scored.",
+            ["version"],
+            registry=registry,
         )
         self._children: dict[tuple[str, int], tuple[Any, Any]] = {}
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock
+from threading import Event as Flag
+from threading import Lock, Thread
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -32,6 +34,8 @@ T = TypeVar("T")
 Arm = Literal["champion", "share", "override", "holdout", "only", "requested"]
 
 THREADS = 2  # for what is not answered on the event loop
+_FOLLOW_S = 0.05  # shortest time between two looks of an index at what has changed
+_FOLLOW_SHARE = 0.1  # of a core, for following
 MOST_WAITING = 256  # questions that wait for a thread; further ones are refused
 _Key = tuple[int, int, int]
 
@@ -122,6 +126,20 @@ class _Seat:
             self._follow(self._patient)
             return told
 
+    def follow(self) -> None:
+        """Let the index follow the rows; called from the thread that is for this."""
+        reader = self._patient
+        if reader is not None:
+            reader.follow()
+
+    @property
+    def recall(self) -> float | None:
+        """Recall of the index, as sampled; None where every item is scored."""
+        live = self._patient.live if self._patient is not None else None
+        if live is None or live.index is None or live.index.exact:
+            return None
+        return live.index.recall.at_10
+
     def close(self) -> None:
         """Give up both readers, once a question that is being answered has its answer."""
         with self._lock:
@@ -164,6 +182,9 @@ class Serving:
         self._names: tuple[int, list[str]] = (-1, [])
         self._threads = ThreadPoolExecutor(THREADS, "answers")
         self._waiting = 0
+        self._stop = Flag()
+        self._follower = Thread(target=self._follow, name="index", daemon=True)
+        self._follower.start()
 
     def placed(self, user: str | None, requested: str | None = None) -> Placed:
         """The version that answers: the requested one, else the user's, else the champion, else the only one.
@@ -230,12 +251,28 @@ class Serving:
         """All versions, and how each of them serves."""
         return await self._in_thread(self._standings)
 
+    def recalls(self) -> dict[str, float]:
+        """Recall of the indexes, by version."""
+        found = {name: seat.recall for name, seat in list(self._seats.items())}
+        return {name: recall for name, recall in found.items() if recall is not None}
+
     def close(self) -> None:
         """Wait for the threads, then give up all readers."""
+        self._stop.set()
+        self._follower.join()
         self._threads.shutdown()
         for seat in self._seats.values():
             seat.close()
         self._seats.clear()
+
+    def _follow(self) -> None:
+        """Let the indexes follow their rows, in at most a part of a core."""
+        spent = 0.0
+        while not self._stop.wait(max(_FOLLOW_S, spent * (1.0 / _FOLLOW_SHARE - 1.0))):
+            begun = time.thread_time()
+            for seat in list(self._seats.values()):
+                seat.follow()
+            spent = time.thread_time() - begun
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         if self._waiting >= MOST_WAITING:

@@ -141,14 +141,7 @@ class Answers:
         check_count(k)
         allowed = self._allowed(category)
         represented = self._represent(user)
-        items = self.learned.items
-        scores = self._guest.scores(self.learned.model, items.count)
-        if not include_recent:
-            scores[self._guest.history_slots()] = -np.inf
-        if allowed is not None:
-            scores[~allowed] = -np.inf
-        best = top(scores, k, items.rows.events[: items.count])
-        best, figures = self._whole(best, scores[best])
+        best, figures = self._best(k, include_recent, allowed)
         why = self._reasons(best, self._allowed()) if reasons else [[] for _ in best]
         found = [
             Recommended(self._item(slot), score, because)
@@ -267,6 +260,28 @@ class Answers:
             return "row"
         by_history = layout.neighbours[0] > 0 and len(self._guest.history_slots()) > 0
         return "history" if known and by_history else "popularity"
+
+    def _best(
+        self, k: int, include_recent: bool, allowed: NDArray[np.bool_] | None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The k items that score highest for the guest, with their scores."""
+        index, recent = self.learned.index, self._guest.history_slots()
+        if index is not None and not index.exact and self.learned.copies is not None:
+            query = self._guest.vectors(1, self.learned.copies.of(recent))[0]
+            found, _ = index.search(query, k, allow=allowed, exclude=recent)
+            found = found[found < self.learned.items.count]
+            if include_recent:  # what repetition adds to their scores is not in the vectors
+                found = np.concatenate([found, recent if allowed is None else recent[allowed[recent]]])
+            best, figures = self._whole(found, np.zeros(len(found), np.float32))
+            return best[:k], figures[:k]
+        items = self.learned.items
+        scores = self._guest.scores(self.learned.model, items.count)
+        if not include_recent:
+            scores[recent] = -np.inf
+        if allowed is not None:
+            scores[~allowed] = -np.inf
+        best = top(scores, k, items.rows.events[: items.count])
+        return self._whole(best, scores[best])
 
     def _whole(
         self, slots: NDArray[np.int64], scores: NDArray[np.float32]

@@ -119,6 +119,11 @@ class Learned:
     # -- learning -------------------------------------------------------------------------------
 
     @property
+    def index(self) -> None:
+        """All items are scored."""
+        return None
+
+    @property
     def copies(self) -> None:
         """Nothing changes while an answer is made."""
         return None

@@ -24,6 +24,8 @@ from state.arena import (
     WATERMARK,
 )
 from state.ids import IdArrays, IdTable
+from state.index import ItemIndex
+from state.lists import Items
 from state.live import LiveTables
 from state.rows import RowArrays, RowCodec
 from state.spec import Spec
@@ -255,6 +257,26 @@ class Copies:
         RowCodec(ITEM, version.layout).decode(arrays, np.array([place]), [key], [value])
 
 
+class _IndexedItems:
+    """The items of a version as its index sees them, from whatever thread."""
+
+    def __init__(self, version: LiveVersion) -> None:
+        vector = version.layout.column("item", "vector")
+        biased = any(field.name == "bias" for field in version.layout.item)
+        half_life = version.learner.bias_half_life
+        self.vector, self.dimension = vector.start, vector.stop - vector.start
+        self.bias = version.layout.column("item", "bias").start if biased else -1
+        self.bias_half_life = half_life(version.options) if half_life is not None else float("inf")
+        self._tables = version.tables
+
+    def items(self) -> Items:
+        """The arrays that are mapped now."""
+        arrays, head = self._tables.arrays, self._tables.head
+        rows, events = arrays["items.floats"], arrays["items.events"]
+        known = min(int(head[COUNT]), len(rows))  # tables that have grown are mapped by the next answer
+        return Items(rows, arrays["items.touched"], arrays["serial"], events, known, int(head[DONE]))
+
+
 class LiveVersion:
     """A version in the tables of its worker.
 
@@ -276,6 +298,7 @@ class LiveVersion:
         # A score that is a sum over all items is no function of some rows: it is taken as it was read.
         by_rows = self.learner.query is not None and not self.layout.neighbours[0]
         self.copies = Copies(self) if by_rows else None
+        self.index = ItemIndex(_IndexedItems(self)) if by_rows else None
 
     def look(self) -> None:
         """Take the tables as they are now, for one answer."""

@@ -161,6 +161,12 @@ class Reader:
         age = time.monotonic() - self._store.read_at if self._store is not None else 0.0
         return Origin("store", age, False)
 
+    def follow(self, budget_s: float = 0.02) -> None:
+        """Let the index of many items follow their rows; from one thread, while others ask."""
+        live = self._live
+        if live is not None and live.index is not None:
+            live.index.refresh(budget_s)
+
     @property
     def live(self) -> LiveVersion | None:
         """The tables that answers come from; None where they come from the store."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from state.ids import IdTable
+from state.index import ItemIndex
 from state.rows import RowArrays
 from state.spec import Spec
 from streaming.learners.contract import History, Layout, Learner, Model, Neighbours, Rows
@@ -71,6 +72,7 @@ class View(Protocol):
 
     Attributes:
         copies: None where nothing changes while an answer is made.
+        index: finds candidates among many items; None where all are scored.
     """
 
     spec: Spec
@@ -88,5 +90,7 @@ class View(Protocol):
     def store(self) -> Lookup: ...
     @property
     def copies(self) -> CopiesView | None: ...
+    @property
+    def index(self) -> ItemIndex | None: ...
     @property
     def model(self) -> Model: ...
