@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -52,10 +52,10 @@ def server(home: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], str
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server that waits a short time for a request to come whole."""
+    """A server that waits a short time for a request to come whole, and yet longer than a test may stall."""
     home = tmp_path_factory.mktemp("home")
     taught(home, "mine")
-    with server(home, "--set", "serve.request_timeout=1s") as (_, address):
+    with server(home, "--set", "serve.request_timeout=4s") as (_, address):
         yield address
 
 
@@ -94,34 +94,36 @@ def asked(address: str, path: str, body: object = None) -> tuple[int, Any]:
 HEAD = b"POST /v1/scores HTTP/1.1\r\nhost: x\r\n"
 
 
-@pytest.mark.parametrize(
-    "sent",
-    [
+def test_clients_that_send_too_slowly_are_told_and_closed(address: str) -> None:
+    begun = [
         b"",
         b"GET /livez HT",
         HEAD + b"content-length: 9\r\n\r\n{",
         HEAD + b"transfer-encoding: chunked\r\n\r\n",
-    ],
-)
-def test_client_that_sends_too_slowly_is_told_and_closed(address: str, sent: bytes) -> None:
-    status, body = exchanged(address, sent)
-    assert (status, body["error"]["code"]) == (408, "too_slow")
+    ]
+    with ExitStack() as held:
+        connections = [held.enter_context(connected(address)) for _ in begun]
+        for connection, sent in zip(connections, begun, strict=True):
+            connection.sendall(sent)
+        assert dripped(address).startswith(b"HTTP/1.1 408 ")
+        for connection in connections:
+            status, body = received(connection)
+            assert (status, body["error"]["code"]) == (408, "too_slow")
 
 
-def test_client_that_drips_bytes_wins_no_time(address: str) -> None:
-    begun = time.monotonic()
+def dripped(address: str) -> bytes:
+    """What a client is answered that goes on sending, a few bytes at a time."""
+    until = time.monotonic() + ENOUGH_S
     with connected(address) as connection:
         connection.sendall(b"GET /livez HTTP/1.1\r\n")
         connection.settimeout(0.05)
-        data = b""
-        while not data:
-            assert time.monotonic() - begun < ENOUGH_S
+        while time.monotonic() < until:
             try:
                 connection.sendall(b"x-drip: 1\r\n")
-                data = connection.recv(4096)
+                return connection.recv(4096)
             except TimeoutError:
                 continue
-    assert data.startswith(b"HTTP/1.1 408 ")
+    raise AssertionError("a client that drips bytes is never told to go")
 
 
 @pytest.mark.parametrize(
