@@ -227,5 +227,5 @@ def test_commands_reach_the_version_while_its_worker_runs(
             assert "another process holds" in freshet("delete", "mine", "--yes", code=1)
         finally:
             worker.send_signal(signal.SIGTERM)
-            assert worker.wait(30) == 0
+            assert worker.wait(120) == 0
     assert freshet.json("show", "mine")["worker"] is None

@@ -211,7 +211,7 @@ def test_input_that_vanishes_while_followed_loses_nothing(
     with running("mine", "--from", "events.jsonl", "--follow") as process:
         until(process, "batch_committed")
         os.rename(path, "moved")
-        assert process.wait(30) == 1
+        assert process.wait(120) == 1
         assert process.stderr is not None
         message = process.stderr.read()
     assert "disappeared" in message and "Traceback" not in message
@@ -356,7 +356,7 @@ def test_ctrl_c_commits_what_was_learned_and_leaves(bare: Path, capsys: pytest.C
             file.write(lines(50, 100))
         until(process, '"events": 150')
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
         assert process.stdout is not None
         report = json.loads(process.stdout.read())
     assert report["events"] == 150
@@ -372,7 +372,7 @@ def test_running_worker_keeps_its_store_until_sigterm_lets_it_leave(
         until(process, "batch_committed")
         assert "another process holds" in refused(capsys, "mine", "--from", "events.jsonl")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
     assert work(capsys, "mine", "--from", "events.jsonl")["events"] == 0
 
 

@@ -13,7 +13,7 @@ import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ScramMechanism, UserScramCredentialUpsertion
 
-from consumers.broker import Broker
+from consumers.broker import Broker, _free_ports
 from streaming.errors import BrokerError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,7 +64,7 @@ def await_true(condition: Callable[[], object]) -> None:
 def home_broker(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """`freshet broker` on a home directory, begun and not awaited."""
     command = [sys.executable, "-c", "from consumers.cli import main; raise SystemExit(main())"]
-    port = str(free_port())
+    (port,) = map(str, _free_ports(1))  # none that an outgoing connection may take meanwhile
     process = subprocess.Popen(
         [*command, "--home", str(tmp_path), "broker", "--port", port],
         cwd=ROOT,
@@ -75,13 +75,6 @@ def home_broker(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     yield process
     process.kill()
     process.communicate()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def test_records_are_read_as_they_were_written(

@@ -20,7 +20,7 @@ from streaming.errors import BrokerError, InputError, InputVanishedError
 from streaming.rules import EventRules
 from tests.kafka.conftest import Reachable
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 CODECS = [None, "gzip", "snappy", "lz4", "zstd"]
 
 Opener = Callable[..., KafkaLog]

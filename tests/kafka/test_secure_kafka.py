@@ -24,6 +24,7 @@ from tests.kafka.test_work_kafka import ROOT, ended, ledger, made, wait_for, wor
 PASSWORD, WRONG = "the-right-one-73915", "a-wrong-one-82640"
 KEYSTORE_PASSWORD = "of-the-keystore"
 TOPIC = "events"
+REFUSED_MS = 2500  # enough for Kafka to refuse a client
 Captured = pytest.CaptureFixture[str]
 
 
@@ -33,14 +34,14 @@ class Secured(NamedTuple):
     broker: Broker
     authority: Path  # PEM
 
-    def write_config(self, password: str, authority: Path | None = None) -> None:
-        """`freshet.toml` for it, in the working directory."""
+    def write_config(self, password: str, authority: Path | None = None, timeout_ms: int = 60_000) -> None:
+        """`freshet.toml` for it, in the working directory; a client tries again until its time is over."""
         sections = {
             "worker": {"log_level": "debug", "metrics_port": 0, "commit_interval_min": "20ms"},
             "events": {"topic": TOPIC},
             "kafka": {
                 "bootstrap_servers": self.broker.address("SECURE"),
-                "bootstrap_timeout_ms": 1500,  # a client tries again until then
+                "bootstrap_timeout_ms": timeout_ms,
                 "security_protocol": "SASL_SSL",
                 "ssl_cafile": str(authority or self.authority),
                 "sasl_mechanism": "SCRAM-SHA-256",
@@ -148,7 +149,7 @@ def test_worker_learns_through_tls_and_a_password_which_stands_nowhere(
 
 @pytest.mark.slow
 def test_wrong_password_is_an_error_that_does_not_tell_it(secured: Secured) -> None:
-    secured.write_config(WRONG)
+    secured.write_config(WRONG, timeout_ms=REFUSED_MS)
     made("mine")
     assert "lets this client in by SASL_SSL" in refused("work", "mine", "--until-end")
     assert "the password" in refused("doctor")
@@ -156,6 +157,6 @@ def test_wrong_password_is_an_error_that_does_not_tell_it(secured: Secured) -> N
 
 @pytest.mark.slow
 def test_certificate_that_nobody_vouches_for_is_refused(secured: Secured, tmp_path: Path) -> None:
-    secured.write_config(PASSWORD, certified(tmp_path)[1])
+    secured.write_config(PASSWORD, certified(tmp_path)[1], REFUSED_MS)
     made("mine")
     assert "certificate verify failed" in refused("work", "mine", "--until-end")
