@@ -18,7 +18,6 @@ PROMETHEUS = ROOT / "deploy" / "prometheus"
 
 # Names that rules and dashboards use of what no process reports yet.
 AWAITED = {
-    "freshet_index_recall_ratio",
     "freshet_guardrail_fired_total",
     "freshet_sample_ratio_mismatch",
 }
