@@ -38,7 +38,7 @@ from streaming.learners.contract import fade_period
 EXACT_MOST = 100_000  # items that are all scored
 RECALL_AT = 10
 AIM = 0.985  # recall that the reading of lists is steered to
-_WIDTH = 5.0  # spreads by which a list's best item is taken to stand above its mean, at first
+_WIDTH = 6.0  # spreads by which a list's best item is taken to stand above its mean, at first
 _FEW = 50  # where a mask leaves fewer than one item in this many, all that it leaves are scored
 _LEAST = 10_000  # entries that a search reads at least, or one in
 _LEAST_SHARE = 20  # this many, where that is more;
