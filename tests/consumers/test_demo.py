@@ -69,7 +69,10 @@ def test_demo_screen_shows_figures_and_recommendations(tmp_path: Path) -> None:
 def test_demo_command_ends_by_itself_and_prints_a_summary(
     tmp_path: Path, bare: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["--home", str(tmp_path), "demo", "--events", "1500", "--rate", "0", "--no-server", "--json"]) == 0
+    assert (
+        main(["--home", str(tmp_path), "demo", "--events", "1500", "--rate", "0", "--no-server", "--json"])
+        == 0
+    )
     summary = json.loads(capsys.readouterr().out)
     assert summary["events"] == 1500
     assert set(summary["hit_rate_at_10"]) == {"softmax", "popularity", "best_possible"}
