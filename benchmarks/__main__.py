@@ -23,6 +23,7 @@ NAMES = (
     "fork",
     "memory",
     "simulator",
+    "drift",
     "kafka",
     "freshness",
     "restart",

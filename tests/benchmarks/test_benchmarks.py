@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import batch_size, commits, fork, kernels, memory, path, quality, simulator
+from benchmarks import batch_size, commits, drift, fork, kernels, memory, path, quality, simulator
 from benchmarks.__main__ import recorded
 from benchmarks.batches import batch_of
 from benchmarks.record import record
@@ -199,3 +199,9 @@ def test_rating_error_of_river_is_the_reference_of_the_protocol(data: Path) -> N
     error = quality._river_error(data / "ml-100k" / "events.parquet", 2000)
     assert 0.5 < error["mae"] < 1.2
     assert error["events"] == 2000
+
+
+def test_drift_counts_alarms_on_their_side_of_the_change() -> None:
+    found = drift.alarms("bpr", 1, 12_000, 8_000)
+    assert found["false"] == []
+    assert all(0 < after <= 8_000 for after in found["after"])
