@@ -1,8 +1,11 @@
 """Sequences to train on: events enter as they are learned, batches of new and earlier ones leave.
 
-An example holds what was true just before its event: the last items, the plain query h and the repeat
-terms. Vectors and biases are taken from the version's rows at the time of the step. A row that is gone by
-then is masked.
+An example holds what was true just before its event: the last items, the plain query h, and the scores of
+target and last items under h. Vectors are taken from the version's rows at the time of the step, and each
+score is moved by a constant so that without a correction it is what it was: the learner has learned the
+event meanwhile, and a correction trained on scores that know their target learns to trust h too much. For
+the same reason negatives are drawn before the events that they are compared with. A row that is gone by the
+time of the step is masked.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from streaming.kernels import inner, kernel, mix, random_below
 from streaming.learners.contract import Event, Model, half_life_scale
 from streaming.learners.negatives import expected_draws, place_of
 from streaming.learners.pooling import gather, pool, repeat_term
+from streaming.learners.reductions import dot
 from streaming.session.loss import Batch
 from streaming.session.options import Options
 
@@ -26,11 +30,10 @@ class Examples(NamedTuple):
     serial: NDArray[np.int32]  # (R, L) the last items, the latest first
     gap: NDArray[np.uint8]  # (R, L)
     own: NDArray[np.bool_]  # (R, L) whether it is compared: each item once, and not the target
-    own_repeat: NDArray[np.float32]  # (R, L) repeat terms
+    own_score: NDArray[np.float32]  # (R, L) h·V / τ + f + r, for those that are compared
     user: NDArray[np.float32]  # (R, D) h
     target: NDArray[np.int32]  # (R,)
-    target_repeat: NDArray[np.float32]  # (R,)
-    target_own: NDArray[np.bool_]  # (R,) whether the user had it among the items of the repeat term
+    target_score: NDArray[np.float32]  # (R,) less ln(N p), where the user did not have it among the last
     pushed: NDArray[np.int64]  # (1,)
 
 
@@ -41,28 +44,39 @@ def new_examples(options: Options) -> Examples:
         serial=np.full((r, length), -1, np.int32),
         gap=np.zeros((r, length), np.uint8),
         own=np.zeros((r, length), np.bool_),
-        own_repeat=np.zeros((r, length), np.float32),
+        own_score=np.zeros((r, length), np.float32),
         user=np.zeros((r, options.dimension), np.float32),
         target=np.zeros(r, np.int32),
-        target_repeat=np.zeros(r, np.float32),
-        target_own=np.zeros(r, np.bool_),
+        target_score=np.zeros(r, np.float32),
         pushed=np.zeros(1, np.int64),
     )
 
 
 @inner
 def note(
-    examples: Examples, model: Model, event: Event, slots: NDArray[np.int32], gaps: NDArray[np.uint8]
+    examples: Examples,
+    model: Model,
+    event: Event,
+    slots: NDArray[np.int32],
+    gaps: NDArray[np.uint8],
+    draws: int,
 ) -> None:
-    """Remember an event that is about to be learned."""
-    space = model.workspace
+    """Remember an event that is about to be learned, for steps with so many negatives."""
+    space, rows, d = model.workspace, model.items.floats, model.options.dimension
+    scale = np.float32(half_life_scale(event.number, model.options.bias_half_life))
+    inverse = np.float32(1.0 / model.options.temperature)
     found = gather(model, event)
     pool(model, event, found)
     row = examples.pushed[0] % examples.target.shape[0]
     target = place_of(space.table, space.slot, event.item, found)
     examples.target[row] = model.serial_of[event.item]
-    examples.target_own[row] = target < found
-    examples.target_repeat[row] = repeat_term(model, target) if target < found else np.float32(0.0)
+    score = dot(rows, event.item, space.user) * inverse + scale * rows[event.item, d]
+    if target < found:
+        score += repeat_term(model, target)
+    else:
+        uniform, each = expected_draws(model, event.known, draws)
+        score -= np.log(uniform + each * np.float32(model.recent.occurrences[event.item]))
+    examples.target_score[row] = score
     for k in range(slots.shape[0]):
         slot = slots[k]
         examples.serial[row, k] = model.serial_of[slot] if slot >= 0 else -1
@@ -76,16 +90,24 @@ def note(
             first &= slots[m] != slot
         if place < found and first:
             examples.own[row, k] = True
-            examples.own_repeat[row, k] = repeat_term(model, place)
+            score = dot(rows, slot, space.user) * inverse + scale * rows[slot, d]
+            examples.own_score[row, k] = score + repeat_term(model, place)
     for k in range(space.user.shape[0]):
         examples.user[row, k] = space.user[k]
     examples.pushed[0] += 1
 
 
-@inner
-def draw_negatives(model: Model, known: int, scale: np.float32, key: np.uint64, batch: Batch) -> None:
-    """Negatives of a step with b_j = f_j − ln(N p_j); even draws uniform, odd ones from recent events."""
+@kernel
+def draw_negatives(batch: Batch, model: Model, known: int, number: int, key: np.uint64) -> None:
+    """Negatives of a step, b_j = f_j − ln(N p_j); even draws uniform, odd ones from recent events.
+
+    Args:
+        known: items known.
+        number: of the newest event.
+        key: random key of the step.
+    """
     rows, recent = model.items.floats, model.recent
+    scale = np.float32(half_life_scale(number, model.options.bias_half_life))
     draws, d = batch.negative.shape
     filled = min(recent.pushed[0], recent.serial.shape[0])
     uniform, each = expected_draws(model, known, draws)
@@ -98,7 +120,7 @@ def draw_negatives(model: Model, known: int, scale: np.float32, key: np.uint64, 
             batch.negative[n, k] = rows[slot, k]
         expected = uniform + each * np.float32(recent.occurrences[slot])
         batch.negative_base[n] = scale * rows[slot, d] - np.log(expected)
-        batch.drawn[n] = slot
+        batch.drawn[n] = model.serial_of[slot]
 
 
 @inner
@@ -108,12 +130,10 @@ def fill_one(
     examples: Examples,
     row: int,
     model: Model,
-    scale: np.float32,
-    uniform: np.float32,
-    each: np.float32,
 ) -> None:
     """Sequence i of a batch from a remembered example; weight 0 where its target is gone."""
-    rows, slot_of = model.items.floats, model.slot_of
+    rows, slot_of, h = model.items.floats, model.slot_of, examples.user[row]
+    inverse = np.float32(1.0 / model.options.temperature)
     length, d = batch.rows.shape[1:]
     target = slot_of[examples.target[row]]
     batch.weight[i] = np.float32(1.0) if target >= 0 else np.float32(0.0)
@@ -121,12 +141,9 @@ def fill_one(
     for k in range(d):
         batch.target[i, k] = rows[target, k]
         batch.user[i, k] = examples.user[row, k]
-    base = scale * rows[target, d] + examples.target_repeat[row]
-    if not examples.target_own[row]:
-        base -= np.log(uniform + each * np.float32(model.recent.occurrences[target]))
-    batch.target_base[i] = base
+    batch.target_base[i] = examples.target_score[row] - dot(rows, target, h) * inverse
     for n in range(batch.drawn.shape[0]):
-        batch.clear[i, n] = batch.drawn[n] != target
+        batch.clear[i, n] = batch.drawn[n] != examples.target[row]
     for m in range(length):
         serial = examples.serial[row, m]
         slot = slot_of[serial] if serial >= 0 else -1
@@ -136,39 +153,24 @@ def fill_one(
         slot = max(slot, 0)
         for k in range(d):
             batch.rows[i, m, k] = rows[slot, k] if batch.mask[i, m] else np.float32(0.0)
-        batch.own_base[i, m] = scale * rows[slot, d] + examples.own_repeat[row, m]
+        batch.own_base[i, m] = examples.own_score[row, m] - dot(rows, slot, h) * inverse
         if batch.own[i, m]:
             for n in range(batch.drawn.shape[0]):
-                batch.clear[i, n] &= batch.drawn[n] != slot
+                batch.clear[i, n] &= batch.drawn[n] != serial
 
 
 @kernel
-def fill(
-    batch: Batch,
-    examples: Examples,
-    picks: NDArray[np.int64],
-    model: Model,
-    known: int,
-    number: int,
-    key: np.uint64,
-) -> None:
-    """A step's batch.
+def fill(batch: Batch, examples: Examples, picks: NDArray[np.int64], model: Model) -> None:
+    """Sequences of a step; its negatives were drawn before.
 
     Args:
         picks: (B,) pushes of the examples, −1 for none.
-        known: items known.
-        number: of the newest event.
-        key: random key of the step.
     """
-    scale = np.float32(half_life_scale(number, model.options.bias_half_life))
-    draw_negatives(model, known, scale, key, batch)
-    uniform, each = expected_draws(model, known, batch.drawn.shape[0])
     for i in range(picks.shape[0]):
         if picks[i] < 0:
             batch.weight[i] = np.float32(0.0)
             continue
-        row = picks[i] % examples.target.shape[0]
-        fill_one(batch, i, examples, row, model, scale, uniform, each)
+        fill_one(batch, i, examples, picks[i] % examples.target.shape[0], model)
 
 
 @kernel

@@ -36,7 +36,7 @@ from streaming.learners.contract import (
 from streaming.learners.reductions import dot
 from streaming.session import gate as gates
 from streaming.session.cutting import last_items
-from streaming.session.examples import Examples, fill, new_examples, note, pick
+from streaming.session.examples import Examples, draw_negatives, fill, new_examples, note, pick
 from streaming.session.forward import Weights, Workspace, forward, new_workspace, weights_of
 from streaming.session.loss import new_batch
 from streaming.session.options import Options
@@ -57,6 +57,7 @@ class Session(NamedTuple):
     gaps: NDArray[np.uint8]  # (L,)
     delta: NDArray[np.float32]  # (D,)
     idle_s: int
+    negatives: int
 
 
 class Ranks(NamedTuple):
@@ -106,8 +107,9 @@ def test_then_learn_twice(
                 outcome.rank[i] = ranks.corrected[i] if served else ranks.plain[i]
                 if bucket >= 0:
                     gates.compare(session.record, session.rule, bucket, ranks.plain[i], ranks.corrected[i])
-        if event.weight > 0.0 and filled > 0 and known >= model.options.start:
-            note(session.examples, model, event, session.slots, session.gaps)
+        # An item's first event teaches nothing: its vector is random until then.
+        if event.weight > 0.0 and filled > 0 and item < known and known >= model.options.start:
+            note(session.examples, model, event, session.slots, session.gaps, session.negatives)
         if event.weight != 0.0:
             outcome.loss[i] = learn(model, event)
         remember(model, event)
@@ -143,6 +145,7 @@ class Lockstep:
         self._loop: Callable[..., None] = bound(test_then_learn_twice, learner)
         self.step, self.state = session_step(options, seed)
         self._batch, self._picks = new_batch(options), np.zeros(options.batch, np.int64)
+        self._drawn = False  # whether the batch has negatives of before the events to come
         self.session = Session(
             weights=weights_of(self.state.params, options),
             space=new_workspace(options),
@@ -153,6 +156,7 @@ class Lockstep:
             gaps=np.zeros(options.length, np.uint8),
             delta=np.zeros(options.dimension, np.float32),
             idle_s=options.idle_s,
+            negatives=options.negatives,
         )
 
     def __call__(
@@ -164,22 +168,32 @@ class Lockstep:
         first = 0
         while first < n:
             last = min(n, first + self.options.every - (batch.number + first) % self.options.every)
+            if (batch.number + first) % self.options.every == 0:
+                self._begin(model, int(batch.known[first]), batch.number + first)
             self._loop(model, batch, seen, scores, outcome, self.session, ranks, (first, last))
             if (batch.number + last) % self.options.every == 0:
-                self._train(model, int(batch.known[last - 1]), batch.number + last)
+                self._train(model, batch.number + last)
             first = last
         numbers = batch.number + np.arange(n)
         for totals, rank in ((self.plain, ranks.plain), (self.corrected, ranks.corrected)):
             totals.observe(rank, outcome.loss, outcome.user_events, outcome.item_events, 0, numbers)
 
-    def _train(self, model: Model, known: int, number: int) -> None:
+    def _begin(self, model: Model, known: int, number: int) -> None:
+        self._drawn = known >= model.options.start
+        if self._drawn:
+            draw_negatives(self._batch, model, known, number, self._key(number))
+
+    def _key(self, number: int) -> np.uint64:
+        return np.uint64(mix(np.uint64((int(mix(np.uint64(self.seed))) + number) & _LOW_64)))
+
+    def _train(self, model: Model, number: int) -> None:
         examples, options = self.session.examples, self.options
         pushed = int(examples.pushed[0])
-        if pushed < options.batch:
+        if pushed < options.batch or not self._drawn:
             return
-        key = np.uint64(mix(np.uint64((int(mix(np.uint64(self.seed))) + number) & _LOW_64)))
-        pick(pushed, options.remembered, options.batch - options.replayed, key, self._picks)
-        fill(self._batch, examples, self._picks, model, known, number, key)
+        new = options.batch - options.replayed
+        pick(pushed, options.remembered, new, self._key(number), self._picks)
+        fill(self._batch, examples, self._picks, model)
         self.state, _ = self.step(self.state, self._batch)
         self.session = self.session._replace(weights=weights_of(self.state.params, options))
 

@@ -80,7 +80,7 @@ def test_an_example_whose_items_are_gone_is_masked() -> None:
     picks = int(examples.pushed[0]) - 1 - np.arange(CYCLE.batch)
     gone = int(examples.serial[picks[0] % CYCLE.remembered, 1])
     harness.model.slot_of[gone] = -1
-    fill(batch, examples, picks, harness.model, 12, 1200, np.uint64(5))
+    fill(batch, examples, picks, harness.model)
     rows = picks % CYCLE.remembered
     assert np.array_equal(batch.mask, (examples.serial[rows] >= 0) & (examples.serial[rows] != gone))
     assert np.array_equal(batch.weight, (examples.target[rows] != gone).astype(np.float32))
