@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-fast lint format bench profile crash lock clean distclean
+.PHONY: help setup run test test-fast lint format bench profile crash docs lock clean distclean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,12 @@ profile: setup ## Show where the time of an event goes
 
 crash: setup ## Run the failure tests with their full counts
 	$(BIN)/python -m benchmarks.crash $(ARGS)
+
+docs: setup ## Make the generated pages anew: metrics, OpenAPI, settings, dashboards
+	$(BIN)/python -m consumers.metrics_page > docs/metrics.md
+	$(BIN)/freshet serve --openapi > docs/openapi.json
+	$(BIN)/freshet config --example > deploy/freshet.toml
+	$(BIN)/python deploy/grafana/make.py
 
 lock: setup ## Bring requirements.lock in step with pyproject.toml (newer versions: ARGS=--upgrade)
 	$(BIN)/uv pip compile pyproject.toml --group dev --extra broker --universal --python-version 3.11 \

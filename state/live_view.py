@@ -257,7 +257,7 @@ class Copies:
         RowCodec(ITEM, version.layout).decode(arrays, np.array([place]), [key], [value])
 
 
-class _IndexedItems:
+class IndexedItems:
     """The items of a version as its index sees them, from whatever thread."""
 
     def __init__(self, version: LiveVersion) -> None:
@@ -298,7 +298,7 @@ class LiveVersion:
         # A score that is a sum over all items is no function of some rows: it is taken as it was read.
         by_rows = self.learner.query is not None and not self.layout.neighbours[0]
         self.copies = Copies(self) if by_rows else None
-        self.index = ItemIndex(_IndexedItems(self)) if by_rows else None
+        self.index = ItemIndex(IndexedItems(self)) if by_rows else None
 
     def look(self) -> None:
         """Take the tables as they are now, for one answer."""
