@@ -24,6 +24,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from consumers.page_server import add_page
 from consumers.posting import BusyError, Intake, Posted, posted
 from consumers.server_edge import Edge, ServerMetrics
 from consumers.server_errors import JSON, Problem, RequestError, response_to
@@ -307,6 +308,7 @@ def build(
     for kind in (RequestError, FreshetError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _answered)
     _add(app, Endpoints(serving, intake, rules, access or Access(), metrics))
+    add_page(app, serving)
     app.openapi = partial(_document, app)  # type: ignore[method-assign]
     return app
 
@@ -368,7 +370,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def _opened_early(serving: Serving, _: FastAPI) -> AsyncIterator[None]:
+async def _opened_early(serving: Serving, app: FastAPI) -> AsyncIterator[None]:
     """Open the version that most will ask for before somebody does."""
 
     async def open_one() -> None:
@@ -381,6 +383,7 @@ async def _opened_early(serving: Serving, _: FastAPI) -> AsyncIterator[None]:
     opening = asyncio.create_task(open_one())
     yield
     opening.cancel()
+    app.state.feed.stop()
 
 
 async def _answered(_: Request, error: Exception) -> Response:

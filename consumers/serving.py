@@ -107,7 +107,10 @@ class _Seat:
                 return None
             if user is not None and reader.live.users.ids.slot_of(user) < 0:
                 return None  # only the store knows
-            value = reader.ask(question)
+            try:
+                value = reader.ask(question)
+            except StoreError:  # a thread may wait for it
+                return None
             return Told(value, reader.origin)
 
     def told(self, question: Callable[[Answers], T]) -> Told[T]:
@@ -155,8 +158,12 @@ class _Seat:
         if live is None or not live.tables.alive:
             return
         if quick is None or quick.live is None or quick.live.tables.run != live.tables.run:
-            found = Reader(self.version, self._catalogue)
-            found.ask(lambda answers: answers.as_of)  # so that the event loop need not look for them
+            found = Reader(self.version, self._catalogue, at_once=True)
+            try:
+                found.ask(lambda answers: answers.as_of)  # so that the event loop need not look for them
+            except StoreError:  # they are gone, or change: the next question tries again
+                found.close()
+                return
             self._exchange(found)
 
     def _exchange(self, reader: Reader | None) -> None:
@@ -175,6 +182,7 @@ class Serving:
     """
 
     def __init__(self, home: Path, catalogue: Catalogue | None = None) -> None:
+        self.home = home
         self._directory = home / "versions"
         self._registry, self._releases = Registry(home), Releases(home)
         self._catalogue = catalogue
@@ -250,6 +258,15 @@ class Serving:
     async def standings(self) -> list[Standing]:
         """All versions, and how each of them serves."""
         return await self._in_thread(self._standings)
+
+    def arms(self) -> dict[str, tuple[Literal["champion", "share", "retired"] | None, float]]:
+        """How each version serves, and its share; asks no worker, so that a stopped one holds up nothing."""
+        released = self._releases.current()
+        return {name: _arm(released, name) for name in self.names()}
+
+    def has_tables(self, version: str) -> bool:
+        """Whether a worker has the version in memory, or had and left its tables."""
+        return (self._directory / version / "live" / "current").exists()
 
     def recalls(self) -> dict[str, float]:
         """Recall of the indexes, by version."""

@@ -83,6 +83,11 @@ class Watch:
             else:
                 self._take(seen, samples)
 
+    def samples(self, name: str) -> Samples | None:
+        """All samples of a process's page; None where it did not answer the last time."""
+        seen = self._seen[name]
+        return None if seen.error or seen.now is None else seen.now.samples
+
     def _take(self, seen: Seen, samples: Samples) -> None:
         now = Reading(time.monotonic(), time.time(), samples)
         seen.error, seen.before, seen.now = "", seen.now, now

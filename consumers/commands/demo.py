@@ -58,6 +58,7 @@ def demo(
     from consumers.commands.work import stop_on_signals
     from consumers.companion import Companion
     from consumers.demo import Demo, summary
+    from consumers.machine_metrics import announced
     from consumers.metrics import WorkerMetrics, serve_metrics
     from streaming.kernels import cache_home
 
@@ -70,7 +71,9 @@ def demo(
         held.callback(shown.close)
         port, where = settings.worker.metrics_port, "off"
         if port is not None:
-            where = f"http://127.0.0.1:{serve_metrics(REGISTRY, port)}/metrics"
+            address = f"127.0.0.1:{serve_metrics(REGISTRY, port)}"
+            held.enter_context(announced(settings.home, "demo", address))
+            where = f"http://{address}/metrics"
         with Live(console=stderr, auto_refresh=False) as live:
             seen = _Screen(live, shown, beside, where, str(settings.home))
             shown.run(stop_on_signals(), seen.look)

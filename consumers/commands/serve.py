@@ -104,6 +104,11 @@ def must_be_guarded(host: str, settings: Settings) -> None:
 class _Server(uvicorn.Server):
     """uvicorn that ends with code 0 when it is told to stop."""
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the streams of open pages, which would go on for ever; then finish what is being answered."""
+        self.config.app.state.feed.stop()  # type: ignore[union-attr]
+        await super().shutdown(sockets)
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """SIGTERM and Ctrl-C finish what is being answered; a second one does not."""

@@ -1,0 +1,352 @@
+"""What the live page shows: versions, their live tables and metrics pages enter; server-sent events leave.
+
+Everything is gathered once a second however many look, from the first viewer on until some minutes after
+the last one has gone. Each source is asked beside the others, so that one that hangs holds up nothing
+but its own figures, whose age is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import AsyncIterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from consumers.machine_metrics import announced_addresses
+from consumers.page_figures import Figures, worst
+from consumers.page_map import Chart, chart, frequent_items
+from consumers.serving import OverloadedError, Serving
+from consumers.watch import Samples, Watch
+from state.answers import Answers
+from state.evaluations import TOTALS
+from state.ledger import unsealed
+from state.reader import Origin
+from streaming.errors import FreshetError
+from streaming.evaluation import SEGMENTS, Prequential
+
+EVERY_S = 1.0
+MOST_VIEWERS = 64
+MOST_VERSIONS = 12  # that are read; further ones are only counted
+_FIRST_S = 0.4  # that the first picture waits for its sources
+_IDLE_S = 600.0  # that is gathered on after the last viewer has gone
+_CURVES_EVERY = 3  # pictures
+_MAP_S = 10.0  # between two maps of a version
+
+
+class _Look(NamedTuple):
+    """What one question to a version brings."""
+
+    learner: str
+    number: int
+    as_of: float | None
+    items: int
+    vectors: bool
+    totals: bytes | None
+
+
+def _look(found: Answers) -> _Look:
+    learned = found.learned
+    totals = learned.store.get_many([TOTALS])[0]
+    vectors = any(field.name == "vector" for field in learned.layout.item)
+    as_of = found.as_of.timestamp() if found.as_of is not None else None
+    return _Look(learned.spec.learner, learned.ledger.number, as_of, learned.items.count, vectors, totals)
+
+
+class _Seen:
+    """What is known of one version."""
+
+    def __init__(self) -> None:
+        self.look: _Look | None = None
+        self.origin: Origin | None = None
+        self.asked: asyncio.Task[None] | None = None
+        self.looked = time.monotonic()
+        self.error = ""
+        self.figures = Figures()
+        self.totals: bytes | None = None
+        self.curve: dict[str, Any] | None = None
+
+
+class _Page:
+    """One metrics page."""
+
+    def __init__(self, name: str, address: str) -> None:
+        self.name, self.address = name, address
+        self.watch = Watch({name: address})
+        self.read: asyncio.Task[None] | None = None
+        self.picture: list[dict[str, Any]] = []
+        self.samples: Samples = {}
+        self.read_at: float | None = None  # steady clock, when it last answered
+        self.begun = time.monotonic()
+
+
+class PageFeed:
+    """The pictures of one server; used from its event loop.
+
+    Args:
+        serving: the versions.
+    """
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+        self._seen: dict[str, _Seen] = {}
+        self._pages: dict[str, _Page] = {}
+        self._maps: dict[str, tuple[float, int, Chart, bytes]] = {}
+        self._mapping: dict[str, asyncio.Task[bytes]] = {}
+        self._viewers, self._left_at, self._number = 0, 0.0, 0
+        self._gathering: asyncio.Task[None] | None = None
+        self._frame, self._curves = b"", b""
+        self._curves_number = 0
+        self._changed = asyncio.Event()
+        self._stopping = False
+
+    async def frames(self) -> AsyncIterator[bytes]:
+        """The events for one viewer: what has been, then a picture a second, until the server stops.
+
+        Raises:
+            OverloadedError: too many look already.
+        """
+        self._enter()
+        try:
+            changed, told = self._changed, 0
+            if not self._frame:
+                await changed.wait()
+            yield b"retry: 1000\n\n" + _event("history", self._history())
+            while not self._stopping:
+                changed, curves = self._changed, b""
+                if told != self._curves_number:
+                    told, curves = self._curves_number, self._curves
+                yield curves + self._frame
+                await changed.wait()
+        finally:
+            self._viewers -= 1
+            self._left_at = time.monotonic()
+
+    def check_room(self) -> None:
+        """Refuse one viewer too many.
+
+        Raises:
+            OverloadedError: too many look already.
+        """
+        if self._viewers >= MOST_VIEWERS:
+            raise OverloadedError(f"{MOST_VIEWERS} viewers look at the page already. Come again later.")
+
+    def stop(self) -> None:
+        """End the streams of all viewers; their pages come back to the next server by themselves."""
+        self._stopping = True
+        if self._gathering is not None:
+            self._gathering.cancel()
+        self._changed.set()
+
+    async def map(self, version: str) -> bytes:
+        """A version's map as JSON, made anew when it is some seconds old.
+
+        Raises:
+            FreshetError: the version cannot be read, or its items have no vectors.
+        """
+        held = self._maps.get(version)
+        if held is not None and time.monotonic() - held[0] < _MAP_S:
+            return held[3]
+        task = self._mapping.get(version)
+        if task is None:
+            task = self._mapping[version] = asyncio.create_task(self._map(version))
+            task.add_done_callback(lambda _: self._mapping.pop(version, None))
+        return await asyncio.shield(task)
+
+    async def _map(self, version: str) -> bytes:
+        held = self._maps.get(version)
+        before = held[2] if held is not None else None
+        told = await self._serving.ask(version, frequent_items)
+        made = await asyncio.to_thread(chart, *told.value, before)
+        points = [
+            [name, round(x, 4), round(y, 4), count]
+            for name, (x, y), count in zip(made.ids, made.places.tolist(), made.events.tolist(), strict=True)
+        ]
+        number = held[1] + 1 if held is not None else 1
+        body = msgspec.json.encode(
+            {"version": version, "number": number, "explained": made.explained, "items": points}
+        )
+        known = self._serving.names()
+        self._maps = {name: one for name, one in self._maps.items() if name in known}
+        self._maps[version] = time.monotonic(), number, made, body
+        return body
+
+    def _enter(self) -> None:
+        self.check_room()
+        self._viewers += 1
+        if self._gathering is None or self._gathering.done():
+            self._frame = b""
+            self._gathering = asyncio.create_task(self._gather())
+
+    async def _gather(self) -> None:
+        wait = _FIRST_S
+        while self._viewers or time.monotonic() - self._left_at < _IDLE_S:
+            self._ask_versions()
+            self._read_pages()
+            await asyncio.sleep(wait)
+            self._number += 1
+            self._draw()
+            self._changed.set()
+            self._changed = asyncio.Event()
+            wait = EVERY_S
+
+    def _ask_versions(self) -> None:
+        names = self._chosen()
+        self._seen = {name: self._seen.get(name) or _Seen() for name in names}
+        for name, seen in self._seen.items():
+            if seen.asked is None or seen.asked.done():
+                seen.asked = asyncio.create_task(self._ask(name, seen))
+
+    def _chosen(self) -> list[str]:
+        """Versions that are worth reading: those that serve, those that a worker has or had in memory."""
+        arms = self._serving.arms()
+        alone = len(arms) == 1
+        found = [
+            (arm not in ("champion", "share"), name)
+            for name, (arm, _) in arms.items()
+            if alone or arm in ("champion", "share") or self._serving.has_tables(name)
+        ]
+        return [name for _, name in sorted(found)[:MOST_VERSIONS]]
+
+    async def _ask(self, name: str, seen: _Seen) -> None:
+        try:
+            told = await self._serving.ask(name, _look)
+        except FreshetError as error:
+            seen.error = str(error)
+            return
+        seen.look, seen.origin, seen.error = told.value, told.origin, ""
+        seen.looked = time.monotonic()
+        seen.figures.count(seen.looked, seen.look.number)
+        if seen.look.totals is not None and seen.look.totals != seen.totals:
+            seen.totals, seen.curve = seen.look.totals, _curve(seen.look.totals, seen.look.number)
+
+    def _read_pages(self) -> None:
+        try:
+            addresses = announced_addresses(self._serving.home)
+        except (OSError, ValueError, LookupError):  # a file of targets that is written in this moment
+            return
+        for name, address in addresses.items():
+            page = self._pages.get(name)
+            if page is None or page.address != address:
+                page = self._pages[name] = _Page(name, address)
+            if page.read is None or page.read.done():
+                page.read = asyncio.create_task(self._read(page))
+        self._pages = {name: page for name, page in self._pages.items() if name in addresses}
+
+    async def _read(self, page: _Page) -> None:
+        await asyncio.to_thread(page.watch.look)
+        page.picture = page.watch.picture()
+        samples = page.watch.samples(page.name)
+        if samples is None:
+            return
+        page.samples, page.read_at = samples, time.monotonic()
+        for row in page.picture:
+            seen = self._seen.get(row["version"] or "")
+            if seen is not None and seen.look is not None:
+                seen.figures.take(page.read_at, row["version"], samples, seen.look.number)
+
+    def _draw(self) -> None:
+        now, wall = time.monotonic(), time.time()
+        arms = self._serving.arms()
+        versions = [self._version(name, seen, arms, now) for name, seen in self._seen.items()]
+        for version in versions:
+            self._seen[version["version"]].figures.remember(wall, version)
+        picture = {
+            "now": wall,
+            "number": self._number,
+            "versions": versions,
+            "others": sorted(set(arms) - set(self._seen)),
+        }
+        self._frame = _event("picture", picture)
+        if self._number % _CURVES_EVERY == 1 or not self._curves:
+            curves = _event(
+                "curves",
+                {
+                    name: {**seen.curve, "marks": list(seen.figures.marks)}
+                    for name, seen in self._seen.items()
+                    if seen.curve is not None
+                },
+            )
+            if curves != self._curves:
+                self._curves, self._curves_number = curves, self._number
+
+    def _version(self, name: str, seen: _Seen, arms: dict[str, Any], now: float) -> dict[str, Any]:
+        arm, share = arms.get(name, (None, 0.0))
+        look, origin = seen.look, seen.origin
+        page, row = self._page_of(name)
+        read_s = now - (page.read_at if page.read_at is not None else page.begun) if page else None
+        rate = seen.figures.rate(now)
+        state, words = worst(
+            error=seen.error if look is None or now - seen.looked > 5.0 else "",
+            opened=look is not None,
+            worker=origin.worker if origin is not None else False,
+            age_s=(origin.age_s if origin is not None else 0.0) + now - seen.looked,
+            serves=arm in ("champion", "share") or len(arms) == 1,
+            page_state=row["state"] if row is not None else (page.picture[0]["state"] if page and page.picture
+                                                             else None),
+            rate=rate,
+        )  # fmt: skip
+        figures = seen.figures.picture(now)
+        return {
+            "version": name,
+            "learner": look.learner if look is not None else None,
+            "arm": arm,
+            "share": share,
+            "state": state,
+            "words": words,
+            "origin": origin.kind if origin is not None else None,
+            "worker": origin.worker if origin is not None else False,
+            "age_s": origin.age_s + now - seen.looked if origin is not None else None,
+            "metrics_age_s": read_s,
+            "as_of": look.as_of if look is not None else None,
+            "events": look.number if look is not None else None,
+            "items": look.items if look is not None else None,
+            "vectors": look.vectors if look is not None else False,
+            "events_per_second": rate,
+            "lag": row.get("lag") if row is not None else None,
+            "dead_letters": row.get("dead_letters") if row is not None else None,
+            "steps_skipped": row.get("steps_skipped") if row is not None else None,
+            **figures,
+        }
+
+    def _page_of(self, version: str) -> tuple[_Page | None, dict[str, Any] | None]:
+        """The metrics page that tells of a version, and its row, where there is one."""
+        for page in self._pages.values():
+            for row in page.picture:
+                if row["version"] == version:
+                    return page, row
+        # A page that does not answer tells no versions: its name, or what it told before, does.
+        for page in self._pages.values():
+            told = any(dict(labels).get("version") == version for _, labels in page.samples)
+            if told or page.name == f"work-{version}":
+                return page, None
+        return None, None
+
+    def _history(self) -> dict[str, Any]:
+        return {name: list(seen.figures.history) for name, seen in self._seen.items()}
+
+
+def _curve(totals: bytes, number: int) -> dict[str, Any]:
+    """Hits and evaluated events along the stream and by segment, as the store counts them."""
+    found = Prequential.restored(json.loads(unsealed(TOTALS, totals)))
+    used = math.ceil(found.evaluated / found.span)
+    points = found.curve[:used]
+    return {
+        "span": found.span,
+        "events": number,
+        "evaluated": found.evaluated,
+        "hits": points[:, :20].sum(axis=1).tolist(),  # bin b holds rank b / 2
+        "counts": points.sum(axis=1).tolist(),
+        "segments": {
+            name: [int(row[:20].sum()), int(row.sum())]
+            for name, row in zip(SEGMENTS, found.segments, strict=True)
+        },
+    }
+
+
+def _event(name: str, data: Any) -> bytes:
+    """One server-sent event; NaN becomes null, and JSON holds no line break."""
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), msgspec.json.encode(data))
