@@ -15,6 +15,7 @@ from typing import NamedTuple
 from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
 
+from consumers.exposing import ExposureMetrics
 from consumers.logs import WARNINGS
 from consumers.machine_metrics import MachineMetrics
 from consumers.metrics import WorkerMetrics
@@ -25,7 +26,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
 # Process → what declares its families in a registry. A new process gets its line here.
 PROCESSES: dict[str, tuple[Callable[[CollectorRegistry], object], ...]] = {
     "work": (WorkerMetrics, lambda registry: MachineMetrics(Path(), registry)),
-    "serve": (ServerMetrics,),
+    "serve": (ServerMetrics, ExposureMetrics),
 }
 # Of prometheus-client's own process collector, in every process; the rules and dashboards use these.
 PROCESS_FAMILIES = ("process_resident_memory_bytes", "process_start_time_seconds", "process_cpu_seconds")

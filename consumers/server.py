@@ -24,6 +24,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from consumers.exposing import Exposing, Shown, background
 from consumers.page_server import add_page
 from consumers.posting import BusyError, Intake, Posted, posted
 from consumers.server_edge import Edge, ServerMetrics
@@ -121,10 +122,16 @@ class Endpoints:
     """
 
     def __init__(
-        self, serving: Serving, intake: Intake, rules: EventRules, access: Access, metrics: ServerMetrics
+        self,
+        serving: Serving,
+        intake: Intake,
+        rules: EventRules,
+        access: Access,
+        metrics: ServerMetrics,
+        exposing: Exposing | None,
     ) -> None:
         self._serving, self._intake, self._rules = serving, intake, rules
-        self._access, self._metrics = access, metrics
+        self._access, self._metrics, self._exposing = access, metrics, exposing
 
     # Asked most often: these read their parameters themselves, which takes FastAPI a tenth of a millisecond.
     async def user_embedding(self, request: Request) -> Response:
@@ -150,7 +157,13 @@ class Endpoints:
             lambda found: found.recommend(user, k, include_recent=include_recent, category=category),
             user=user,
         )
-        return _reply(told.value, _served(placed, told))
+        shown = None
+        if self._exposing is not None and placed.arm == "share":
+            shown = self._exposing.of(user, placed.version, told.value.items)
+        answer = _reply(told.value, _served(placed, told), Shown(shown.id if shown is not None else None))
+        if self._exposing is not None and shown is not None:
+            answer.background = background(self._exposing, shown)
+        return answer
 
     async def similar_users(
         self, user: Id, k: Count = 10, by: By = None, version: Version = None
@@ -288,10 +301,12 @@ def build(
     access: Access | None = None,
     max_body_bytes: int = 2_097_152,
     registry: CollectorRegistry | None = None,
+    exposing: Exposing | None = None,
 ) -> FastAPI:
     """The application.
 
     Args:
+        exposing: notes served lists while an experiment runs; closed by who made it, too.
         serving, intake: closed by who made them, after the last request.
         registry: of the metrics page.
     """
@@ -307,7 +322,7 @@ def build(
     app.add_middleware(Edge, metrics=metrics, most_bytes=max_body_bytes)
     for kind in (RequestError, FreshetError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _answered)
-    _add(app, Endpoints(serving, intake, rules, access or Access(), metrics))
+    _add(app, Endpoints(serving, intake, rules, access or Access(), metrics, exposing))
     add_page(app, serving)
     app.openapi = partial(_document, app)  # type: ignore[method-assign]
     return app

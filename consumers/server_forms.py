@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from consumers.exposing import Shown
 from consumers.server_errors import JSON, ErrorBody, ErrorForm, Problem
 from consumers.serving import Arm, Standing
 from state.answers import (
@@ -106,7 +107,7 @@ _EVENT: dict[str, Any] = {
     },
 }
 _LISTS: Mapping[str, tuple[type, ...]] = {
-    "Recommendations": (Recommendations, Served),
+    "Recommendations": (Recommendations, Served, Shown),
     "Scores": (Scores, Served),
     "Similar": (Similar, Served),
     "Embedding": (Embedding, Vector, Served),
@@ -128,6 +129,7 @@ EXAMPLES: Mapping[str, tuple[Struct, ...]] = {
             [Recommended("tea", 2.5, [Reason(kind="history", item="cup", part=1.25)])],
         ),
         _SERVED,
+        Shown(None),
     ),
     "Scores": (Scores("ann", "mine", "row", _MOMENT, [Scored("tea", 2.5), Scored("never", None)]), _SERVED),
     "Similar": (

@@ -20,12 +20,14 @@ from consumers.catalogue_input import followed_catalogue
 from consumers.commands.context import current_settings
 from consumers.commands.work import event_rules
 from consumers.eventlog.segments import EVENTS, Segments
+from consumers.exposing import EXPOSURES, Exposing, ExposureMetrics
 from consumers.kafka_settings import client_settings
 from consumers.posting import DurableLog, Intake, KafkaPosts, SegmentPosts
 from consumers.server import Access, build
 from consumers.server_protocol import HEAD_BYTES, GuardedProtocol
 from consumers.serving import Serving
 from consumers.settings import Settings
+from state.experiments import Experiments
 from streaming.errors import SettingError
 
 logger = structlog.get_logger()
@@ -63,6 +65,7 @@ def serve(
         serving = held.enter_context(closing(Serving(settings.home, catalogue)))
         intake = held.enter_context(closing(Intake(_log(settings))))
         registry = CollectorRegistry()
+        exposing = held.enter_context(closing(_exposing(settings, registry)))
         for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
             registry.register(collector)
         app = build(
@@ -72,6 +75,7 @@ def serve(
             access=Access(settings.serve.token, host),
             max_body_bytes=settings.serve.max_body_bytes,
             registry=registry,
+            exposing=exposing,
         )
         if openapi:
             from consumers.server_forms import document_text
@@ -154,6 +158,18 @@ def _log(settings: Settings) -> DurableLog:
     from kafka import KafkaProducer
 
     return KafkaPosts(settings.events.topic, client_settings(settings, KafkaProducer))
+
+
+def _exposing(settings: Settings, registry: CollectorRegistry) -> Exposing:
+    """What notes served lists, where posted events go, too."""
+    experiments, metrics = Experiments(settings.home), ExposureMetrics(registry)
+    if not settings.kafka.bootstrap_servers:
+        log: DurableLog = SegmentPosts(Segments(settings.home / EXPOSURES))
+        return Exposing(log, experiments, metrics)
+    from kafka import KafkaProducer
+
+    log = KafkaPosts(EXPOSURES, client_settings(settings, KafkaProducer))
+    return Exposing(log, experiments, metrics)
 
 
 def _listener(host: str, port: int) -> socket.socket:
