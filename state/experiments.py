@@ -138,7 +138,7 @@ class Experiments:
         """
         if not _NAME.fullmatch(trial.name):
             raise UsageError(
-                f'The name of an experiment has at most 64 letters, digits, "_", ".", "-"; got "{trial.name}".'
+                f'A name has at most 64 letters, digits, "_", ".", "-"; got "{trial.name}".'
             )
         with self._holding():
             if trial.name in self.names() and self._read(self._path(trial.name)).state != "starting":
