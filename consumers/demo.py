@@ -104,13 +104,14 @@ class Demo:
         if releases.read().champion is None:
             releases.promote("demo", "the demonstration's default learner")
         self._workers: dict[str, EmbeddingWorker] = {}
+        self._metrics = {learner: metrics.of(version.name) for learner, version in versions.items()}
         for learner, version in versions.items():
             holder = Holder(version, learned[learner].store, partial(learned.__getitem__, learner))
             self._workers[learner] = EmbeddingWorker(
                 learned[learner],
                 self.log,
                 dead_letters=DeadLetters(version.dead_letters_path),
-                metrics=metrics.of(version.name),
+                metrics=self._metrics[learner],
                 pace=Pace(worker.commit_interval_min, worker.commit_interval_max, worker.commit_share),
                 control=self._open.enter_context(Control(holder)),
                 erasures=partial(read_erasures, version.home),
@@ -138,6 +139,8 @@ class Demo:
         while not (stop.is_set() or self.log.ended):
             before = time.perf_counter()
             found = self.log.poll(1024, POLL_S)
+            for seen in self._metrics.values():
+                seen.observe_turn()
             if found is not None:
                 self._take(found, time.perf_counter() - before)
             look()
