@@ -158,7 +158,7 @@ class Answers:
         represented = self._represent(user)
         slots = [self._slot(item) for item in items]
         known = np.unique(np.array([slot for slot in slots if slot >= 0], np.int64))
-        if self.learned.copies is None:
+        if self.learned.copies is None or not self.learned.by_rows:
             scores = self._guest.scores(self.learned.model, self.learned.items.count)[known]
         else:
             known, scores = self._whole(known, np.zeros(len(known), np.float32))
@@ -288,7 +288,7 @@ class Answers:
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Items with their scores, best first, each from rows that were read whole."""
         copies = self.learned.copies
-        if copies is None or not len(slots):
+        if copies is None or not self.learned.by_rows or not len(slots):
             return slots, scores
         # The items of the history make the user's vector, so they are among the copies.
         all_slots = np.concatenate([slots, np.setdiff1d(self._guest.history_slots(), slots)])

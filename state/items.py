@@ -111,6 +111,8 @@ class ItemTable:
         """(slots, items known before each event); -1 for an item that is not admitted yet."""
         n = len(ids)
         self.make_room(n, int((ids.end - ids.start).sum()))
+        # Before anything is told of new items: a reader's earlier arrays have no room for them.
+        self._arena.publish()
         slots, known = np.empty(n, np.int32), np.empty(n, np.int32)
         count = _take_item_slots(
             self.ids.arrays, self.count, ids.data, ids.start, ids.end, admitted, slots, known

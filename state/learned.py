@@ -129,6 +129,11 @@ class Learned:
         return None
 
     @property
+    def by_rows(self) -> bool:
+        """Scores are taken as they are."""
+        return False
+
+    @property
     def model(self) -> Model:
         """The model over the tables' present arrays (they are replaced when tables grow)."""
         users, items = self.users, self.items
@@ -180,7 +185,6 @@ class Learned:
         if self._admit_items.threshold > 1.0:
             asks = self.items.ids.slots_of(events.items) < 0
         items, known = self.items.resolve(events.items, self._admit_items.admit(events.items, asks, number))
-        self.arena.publish()  # where tables have grown
         keys = np.empty(n, np.uint64)
         _keys(np.uint64(self.spec.seed), partition, events.offsets, keys)
         return Batch(

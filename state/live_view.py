@@ -36,8 +36,8 @@ from streaming.kernels import acquire, kernel
 from streaming.learners.contract import History, Model, Neighbours, Rows
 from streaming.learners.model import ITEM, new_model
 
-_WAIT_S = 1.0  # longest wait for a row, or for tables whose slots change hands
 _SLEEP_S = 0.0002
+_TRIES = 20  # at one of many rows
 _AHEAD = 4  # room for serials, as a multiple of what there is: an answer may meet newer ones
 
 
@@ -113,9 +113,13 @@ class LiveUsers:
     rows: Rows
     history: History
 
-    def __init__(self, tables: LiveTables) -> None:
-        self._tables = tables
-        self.oldest = 0
+    def __init__(self, tables: LiveTables, wait_s: float) -> None:
+        self._tables, self._wait_s = tables, wait_s
+
+    @property
+    def oldest(self) -> int:
+        """A row whose newest event is older (seconds) counts as gone, as of now."""
+        return int(self._tables.head[OLDEST])
 
     def copy(self, user: str, rows: Rows, history: History) -> bool | None:
         """Copy a user's row whole into slot 0.
@@ -127,7 +131,7 @@ class LiveUsers:
             StoreError: it changes all the time.
             TablesMovedError: the tables are others now.
         """
-        head, until = self._tables.head, time.monotonic() + _WAIT_S
+        head, until = self._tables.head, time.monotonic() + self._wait_s
         done = head[DONE : DONE + 1]
         while True:
             sequence = int(head[USERS_SEQUENCE])
@@ -147,21 +151,38 @@ class LiveUsers:
     def read_all(self, arrays: RowArrays) -> Iterator[list[bytes]]:
         """Copy all users whom the worker holds, as many at once as there is room; yields their ids.
 
-        One whose row changes at that moment is left out.
+        One whose row, or whose slot, changes all the time is left out.
         """
-        done, size = self._tables.head[DONE : DONE + 1], len(arrays.rows.events)
+        size = len(arrays.rows.events)
         names: list[bytes] = []
         for slot in np.flatnonzero(self.ids.arrays.length > 0).tolist():
-            name, place = self.ids.id_of(slot), len(names)
-            whole = copy_user(self.rows, self.history, slot, done, arrays.rows, arrays.history, place)
-            # The slot may have got another user in between; this one is compared in full.
-            if whole and self.ids.id_of(slot) == name:
+            name = self._copy_slot(slot, arrays, len(names))
+            if name:
                 names.append(name)
             if len(names) == size:
                 yield names
                 names = []
         if names:
             yield names
+
+    def _copy_slot(self, slot: int, arrays: RowArrays, place: int) -> bytes | None:
+        """Copy the user of a slot; returns the id, or None where that is not to be had whole."""
+        head = self._tables.head
+        done = head[DONE : DONE + 1]
+        for _ in range(_TRIES):
+            sequence = int(head[USERS_SEQUENCE])
+            name = self.ids.id_of(slot)
+            if not name:
+                return None  # it left meanwhile
+            # A slot that changes hands has an id of two halves for a moment.
+            if (
+                sequence % 2 == 0
+                and copy_user(self.rows, self.history, slot, done, arrays.rows, arrays.history, place)
+                and int(head[USERS_SEQUENCE]) == sequence
+            ):
+                return name
+            time.sleep(_SLEEP_S)
+        return None
 
 
 class LiveItems:
@@ -224,7 +245,8 @@ class Copies:
         return self._model.items
 
     def _copy(self, slots: NDArray[np.int64]) -> None:
-        version, until, copied = self._version, time.monotonic() + _WAIT_S, 0
+        version, copied = self._version, 0
+        until = time.monotonic() + version.wait_s
         done = version.tables.head[DONE : DONE + 1]
         slots = np.ascontiguousarray(slots, np.int64)
         while True:
@@ -281,24 +303,25 @@ class LiveVersion:
     """A version in the tables of its worker.
 
     Args:
-        store: of what is not in them, as of the newest commit that it was asked for.
+        store: of what is not in them, as of the newest commit.
+        wait_s: longest wait for a row that is being changed.
     """
 
-    def __init__(self, spec: Spec, tables: LiveTables, store: Lookup) -> None:
-        self.spec, self.tables, self.store = spec, tables, store
+    def __init__(self, spec: Spec, tables: LiveTables, store: Lookup, wait_s: float = 1.0) -> None:
+        self.spec, self.tables, self.store, self.wait_s = spec, tables, store, wait_s
         self.learner = learners.load(spec.learner)
         self.options = learners.options_of(self.learner, spec.options)
         self.layout = self.learner.layout(self.options)
-        self.ledger, self.users, self.items = LiveLedger(), LiveUsers(tables), LiveItems()
+        self.ledger, self.users, self.items = LiveLedger(), LiveUsers(tables, wait_s), LiveItems()
         self._own = new_model(self.learner, self.options, 1, 1)
         self._model: Model = self._own
         self._serials = 0  # up to here the slots are known
         self._items_sequence = -1
         self._arrange()
         # A score that is a sum over all items is no function of some rows: it is taken as it was read.
-        by_rows = self.learner.query is not None and not self.layout.neighbours[0]
-        self.copies = Copies(self) if by_rows else None
-        self.index = ItemIndex(IndexedItems(self)) if by_rows else None
+        self.by_rows = self.learner.query is not None and not self.layout.neighbours[0]
+        self.copies = Copies(self)
+        self.index = ItemIndex(IndexedItems(self)) if self.by_rows else None
 
     def look(self) -> None:
         """Take the tables as they are now, for one answer."""
@@ -306,7 +329,6 @@ class LiveVersion:
             self._arrange()
         head, items = self.tables.head, self.items
         self.ledger.number, self.ledger.watermark = int(head[DONE]), int(head[WATERMARK])
-        self.users.oldest = int(head[OLDEST])
         items.count, serials, sequence = int(head[COUNT]), int(head[NEXT_SERIAL]), int(head[ITEMS_SEQUENCE])
         # A list or a history that is read later may name an item that is newer than the answer: the
         # slots are those of now, with room for the serials to come.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
@@ -26,6 +26,7 @@ from state.live_view import LiveVersion, TablesMovedError
 from state.rocksdb import RocksStore
 from state.store_process import StoreProcess
 from state.versions import Version
+from state.view import Lookup
 from streaming.errors import StoreError
 
 logger = structlog.get_logger()
@@ -34,7 +35,8 @@ T = TypeVar("T")
 
 _LOOK_S = 0.05  # between two looks for a newer worker
 _RELOAD_S = 5.0  # between two looks for a newer commit, where there are no live tables
-_CHANGING_S = 1.0  # longest wait for tables whose slots change hands
+_CHANGING_S = 1.0  # longest wait for rows that change, and for tables whose slots change hands
+_AT_ONCE_S = 0.002  # the same where nothing may take long
 _SLEEP_S = 0.0005
 
 
@@ -99,17 +101,33 @@ class _FromStore:
         self._open.close()
 
 
+class _NoStore:
+    """In place of a store where to read it would take too long."""
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Refuse.
+
+        Raises:
+            StoreError: always.
+        """
+        raise StoreError(f"{len(keys)} rows are in the store only, which this reader does not wait for.")
+
+
 class Reader:
     """Answers of a version, one question at a time.
 
     Args:
         version: it may be learned, restored and learned again meanwhile.
         catalogue: which items may be served; None for all.
+        at_once: answer from live tables, within milliseconds, or raise StoreError: for an event loop.
     """
 
-    def __init__(self, version: Version, catalogue: Catalogue | None = None) -> None:
+    def __init__(
+        self, version: Version, catalogue: Catalogue | None = None, *, at_once: bool = False
+    ) -> None:
         self.version = version
         self._catalogue = catalogue
+        self._at_once, self._wait_s = at_once, _AT_ONCE_S if at_once else _CHANGING_S
         self._looked = -1.0
         self._live: LiveVersion | None = None
         self._store: _FromStore | None = None
@@ -120,10 +138,11 @@ class Reader:
         """The answer to a question, of one state of the version.
 
         Raises:
-            StoreError: nothing was learned yet, or neither tables nor store can be read.
+            StoreError: nothing was learned yet, or neither tables nor store can be read; or it is not to
+                be had at once.
             FreshetError: what the question raises.
         """
-        until = time.monotonic() + _CHANGING_S
+        until = time.monotonic() + self._wait_s
         while True:
             self._look()
             if self._live is None or self._answers is None:
@@ -134,11 +153,9 @@ class Reader:
             if before[0] % 2 == 0:
                 try:
                     self._live.look()
-                    self._durable(int(head[DURABLE]))
                     answer = question(self._answers)
                 except (TablesMovedError, FileNotFoundError):
-                    self._looked = -1.0
-                    continue
+                    self._looked, before = -1.0, (-2, -2)  # no answer is of these
                 except Exception as error:  # of a question that may have met rows of two items in one slot
                     problem = error
                 if before == (int(head[ITEMS_SEQUENCE]), int(head[GENERATION])):
@@ -179,11 +196,6 @@ class Reader:
             self._store.close()
             self._store = None
 
-    def _durable(self, number: int) -> None:
-        """What the store is asked for must be of this commit."""
-        assert self._live is not None and isinstance(self._live.store, StoreProcess)
-        self._live.store.at_least = number
-
     def _look(self) -> None:
         """Move over to the tables of a newer worker."""
         now = time.monotonic()
@@ -209,14 +221,22 @@ class Reader:
             self._drop_live()
             return
         self._drop_live()
-        self._live = LiveVersion(self.version.spec, tables, StoreProcess(self.version.store_path))
+        self._live = LiveVersion(self.version.spec, tables, self._beside(tables), self._wait_s)
         self._answers = Answers(self.version.name, self._live, self._listing())
         if self._store is not None:
             self._store.close()
             self._store = None
         logger.info("live_tables_mapped", version=self.version.name, run=run)
 
+    def _beside(self, tables: LiveTables) -> Lookup:
+        """The store of what is not in the tables."""
+        if self._at_once:
+            return _NoStore()
+        return StoreProcess(self.version.store_path, lambda: int(tables.head[DURABLE]))
+
     def _from_store(self) -> Answers:
+        if self._at_once:
+            raise StoreError(f'"{self.version.name}" has no live tables, and this reader waits for no store.')
         store = self._store
         if store is not None and store.identity != self.version.identity:
             store.close()

@@ -12,7 +12,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -29,13 +29,12 @@ class StoreProcess:
     Args:
         path: directory of the RocksDB.
 
-    Attributes:
-        at_least: number of the newest commit that answers must know.
+        newest: number of the newest commit, which answers must know; asked when the keys are, so that
+            a row which left the worker's memory a moment ago is read as it was then.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.at_least = 0
+    def __init__(self, path: Path, newest: Callable[[], int]) -> None:
+        self.path, self._newest = path, newest
         self._process: subprocess.Popen[bytes] | None = None
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -52,7 +51,7 @@ class StoreProcess:
         sent, received = self._process.stdin, self._process.stdout
         assert sent is not None and received is not None  # both are pipes
         try:
-            _write(sent, self.at_least, keys)
+            _write(sent, self._newest(), keys)
             answer = _read(received)
         except OSError as error:
             raise StoreError(f"{self.path}: the process that reads it has ended. Ask again.") from error

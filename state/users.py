@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from state.admission import Admission
-from state.arena import COMPLETE, PRIVATE, USERS_SEQUENCE, Arena
+from state.arena import COMPLETE, OLDEST, PRIVATE, USERS_SEQUENCE, Arena
 from state.ids import IdArrays, IdTable, find, insert, remove
 from state.rows import RowArrays, RowCodec
 from state.store import Store
@@ -158,9 +158,10 @@ class UserTable:
         clean = np.flatnonzero(may_go)
         if len(clean) > wanted:
             clean = clean[np.argpartition(touched[clean], wanted)[:wanted]]
-        self._release(clean)
+        # Told first, so that no reader takes one who leaves for one who never was.
         self._complete = self._complete and len(clean) == 0
         self._arena.head[COMPLETE] = self._complete
+        self._release(clean)
 
     def _release(self, slots: NDArray[np.int64]) -> None:
         with self._arena.changing(USERS_SEQUENCE):
@@ -242,6 +243,8 @@ class UserTable:
 
     def expire(self) -> list[bytes]:
         """Let go of users whose newest event is older than `oldest`; returns their ids."""
+        # Told first: until the next commit the store has rows of before.
+        self._arena.head[OLDEST] = self.oldest
         gone = np.flatnonzero((self.ids.arrays.length > 0) & (self.rows.seen < self.oldest))
         names = [self.ids.id_of(slot) for slot in gone.tolist()]
         self._release(gone)

@@ -25,7 +25,9 @@ class LedgerView(Protocol):
 class UsersView(Protocol):
     """The users of a version."""
 
-    oldest: int
+    @property
+    def oldest(self) -> int:
+        """A row whose newest event is older (seconds) counts as gone."""
 
     def copy(self, user: str, rows: Rows, history: History) -> bool | None:
         """Copy a user's row whole into slot 0; None where only the store knows whether there is one."""
@@ -72,6 +74,7 @@ class View(Protocol):
 
     Attributes:
         copies: None where nothing changes while an answer is made.
+        by_rows: scores are to be computed again from rows that were copied whole.
         index: finds candidates among many items; None where all are scored.
     """
 
@@ -90,6 +93,8 @@ class View(Protocol):
     def store(self) -> Lookup: ...
     @property
     def copies(self) -> CopiesView | None: ...
+    @property
+    def by_rows(self) -> bool: ...
     @property
     def index(self) -> ItemIndex | None: ...
     @property
