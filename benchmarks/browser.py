@@ -6,12 +6,14 @@ It is driven through its DevTools protocol over a pipe, so that no port is opene
 from __future__ import annotations
 
 import base64
+import fcntl
 import itertools
 import json
 import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -148,15 +150,19 @@ def browsing() -> Iterator[Tab]:
             "--remote-debugging-pipe",
         ]  # fmt: skip
         # Chromium reads commands from descriptor 3 and writes answers to 4.
-        script = f'exec "$@" 3<&{into[0]} 4>&{out[1]}'
+        theirs = fcntl.fcntl(into[0], fcntl.F_DUPFD, 10), fcntl.fcntl(out[1], fcntl.F_DUPFD, 10)
+        script = (
+            "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); "
+            "os.execv(sys.argv[3], sys.argv[3:])"
+        )
         process = subprocess.Popen(
-            ["sh", "-c", script, "sh", program, *flags, f"--user-data-dir={profile}"],
-            pass_fds=(into[0], out[1]),
+            [sys.executable, "-c", script, *map(str, theirs), program, *flags, f"--user-data-dir={profile}"],
+            pass_fds=theirs,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        os.close(into[0])
-        os.close(out[1])
+        for descriptor in (into[0], out[1], *theirs):
+            os.close(descriptor)
         try:
             yield Tab(out[0], into[1])
         finally:

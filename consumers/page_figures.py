@@ -10,6 +10,7 @@ from typing import Any, Literal
 from consumers.watch import STUCK_S, Samples
 
 _RATE_S = 5.0  # over which a rate is told
+_LEAST_S = 1.5  # from shorter spans no rate is told
 _FRESH_S = 30.0  # over which freshness is told
 HISTORY = 300  # pictures
 MARKS = 50
@@ -46,6 +47,8 @@ class Figures:
         if len(self._numbers) < 2:
             return None
         (begun, first), (read, last) = self._numbers[0], self._numbers[-1]
+        if read - begun < _LEAST_S:
+            return None
         # Where no reading comes any more, the time goes on all the same.
         until = now if now - read > _RATE_S else read
         return (last - first) / (until - begun) if now - read <= STUCK_S else None

@@ -11,7 +11,7 @@ const MAP_MS = 10000;
 
 const state = {
   picture: null, curves: {}, history: {}, hues: new Map(), arrived: 0, source: null,
-  map: null, mapVersion: null, places: new Map(), chosen: null, neighbours: [], words: new Map(),
+  map: null, view: null, mapVersion: null, places: new Map(), chosen: null, neighbours: [], words: new Map(),
 };
 
 function make(tag, attributes, ...children) {
@@ -36,7 +36,7 @@ const known = (value) => value !== null && value !== undefined && Number.isFinit
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const short = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 const number = (value) => (known(value) ? whole.format(value) : "–");
-const brief = (value) => (!known(value) ? "–" : Math.abs(value) < 100000 ? whole.format(value) : short.format(value));
+const brief = (value) => (!known(value) ? "–" : Math.abs(value) < 1e7 ? whole.format(value) : short.format(value));
 const percent = (value) => (known(value) ? (100 * value).toFixed(1) + " %" : "–");
 
 function span(seconds) {
@@ -166,8 +166,8 @@ function announce(versions) {
 }
 
 const FIGURES = [
-  ["events", "Events learned"], ["rate", "Events a second"], ["lag", "Behind"],
-  ["visible", "Visible after, p99"], ["durable", "Durable after, p99"], ["recent", "Hit rate, all"],
+  ["rate", "Events a second"], ["lag", "Behind"], ["visible", "Visible, p99"],
+  ["events", "Events learned"], ["recent", "Hit rate, all"], ["durable", "Durable, p99"],
   ["items", "Items"], ["bad", "Dead letters"], ["drift", "Drift alarms"],
 ];
 
@@ -235,10 +235,11 @@ function spark(path, points, column) {
   const values = points.map((point) => point[column]);
   const high = Math.max(1e-9, ...values.filter(known));
   const end = points.length ? points[points.length - 1][0] : 0;
+  const wide = Math.max(60, Math.min(KEPT, points.length ? end - points[0][0] : 0));
   let line = "", pen = false;
   points.forEach((point, k) => {
     if (!known(values[k])) { pen = false; return; }
-    const x = 100 - ((end - point[0]) / KEPT) * 100;
+    const x = 100 - ((end - point[0]) / wide) * 100;
     if (x < 0) return;
     line += `${pen ? "L" : "M"}${x.toFixed(2)} ${(26 - 24 * Math.max(0, values[k]) / high).toFixed(2)}`;
     pen = true;
@@ -375,7 +376,7 @@ async function askUser(event) {
   place.replaceChildren(make("p", { class: "empty" }, "Asking …"));
   try {
     const path = encodeURIComponent(user);
-    const [route, found] = await Promise.all([get(`v1/route/${path}`), get(`v1/users/${path}/recommendations?k=8`)]);
+    const [route, found] = await Promise.all([get(`v1/route/${path}`), get(`v1/users/${path}/recommendations?k=6`)]);
     const fact = (label, value) => make("span", {}, label + " ", make("b", {}, value));
     const facts = make("p", { class: "facts" },
       fact("Version", found.version), fact("because it is", ARMS[route.arm] || route.arm),
@@ -418,8 +419,10 @@ function offerMaps() {
 }
 
 function forgetMap() {
-  Object.assign(state, { map: null, chosen: null, neighbours: [] });
+  Object.assign(state, { map: null, view: null, chosen: null, neighbours: [] });
   state.places.clear();
+  const canvas = $("map");
+  canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
 }
 
 let readingMap = false;
@@ -432,6 +435,7 @@ async function readMap() {
     if (version === state.mapVersion) {
       state.map = map;
       state.places = new Map(map.items.map((one, k) => [one[0], k]));
+      state.view = map.items.length ? { across: viewed(1), up: viewed(2) } : null;
       drawMap();
       mapWords();
     }
@@ -450,16 +454,26 @@ function mapWords() {
     : `${map.version} knows no item yet.`;
 }
 
+// The part of the plane that is shown: nearly all items, those far out at its edge.
+function viewed(column) {
+  const sorted = state.map.items.map((one) => one[column]).sort((a, b) => a - b);
+  const low = sorted[Math.floor(0.005 * (sorted.length - 1))], high = sorted[Math.ceil(0.995 * (sorted.length - 1))];
+  return { middle: (low + high) / 2, half: Math.max((high - low) / 2, 1e-6) };
+}
+
 function placed() {
-  const canvas = $("map"), width = canvas.clientWidth, height = canvas.clientHeight, margin = 18;
-  const reach = Math.max(1, ...state.map.items.map((one) => Math.max(Math.abs(one[1]), Math.abs(one[2]))).filter((far) => far < 1.4));
-  const side = (length) => (length / 2 - margin) / reach;
-  return { width, height, x: (one) => width / 2 + one[1] * side(width), y: (one) => height / 2 - one[2] * side(height) };
+  const canvas = $("map"), width = canvas.clientWidth, height = canvas.clientHeight, margin = 22;
+  const { across, up } = state.view, within = (value) => Math.max(-1.05, Math.min(1.05, value));
+  return {
+    width, height,
+    x: (one) => width / 2 + within((one[1] - across.middle) / across.half) * (width / 2 - margin),
+    y: (one) => height / 2 - within((one[2] - up.middle) / up.half) * (height / 2 - margin),
+  };
 }
 
 function drawMap() {
   const canvas = $("map");
-  if (!state.map) return;
+  if (!state.map || !state.view) return;
   const { width, height, x, y } = placed(), ratio = window.devicePixelRatio || 1;
   canvas.width = Math.round(width * ratio);
   canvas.height = Math.round(height * ratio);
@@ -534,7 +548,7 @@ function nearest(px, py, most, allowed = () => true) {
 }
 
 $("map").addEventListener("click", (event) => {
-  if (!state.map) return;
+  if (!state.view) return;
   const item = nearest(event.offsetX, event.offsetY, 24);
   if (item !== null) choose(item);
 });
@@ -546,7 +560,7 @@ const ARROWS = {
 
 $("map").addEventListener("keydown", (event) => {
   const allowed = ARROWS[event.key];
-  if (!allowed || !state.map || !state.map.items.length) return;
+  if (!allowed || !state.view) return;
   event.preventDefault();
   const from = state.map.items[state.places.get(state.chosen)];
   if (!from) { choose(state.map.items[0][0]); return; }
