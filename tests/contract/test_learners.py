@@ -161,7 +161,8 @@ def test_weight_zero_changes_nothing_but_counts(name: str) -> None:
     once(h, 1, 3, weight=0.0)
     changed = {path for path, data in kept(h.model).items() if data != before[path]}
     assert changed <= {
-        f".{kind}.{field}" for kind in ("users", "items") for field in ("events", "seen", "touched")
+        ".done",
+        *(f".{kind}.{field}" for kind in ("users", "items") for field in ("events", "seen", "touched")),
     }
     assert h.model.users.events[1] == events + 1
 

@@ -137,7 +137,7 @@ BAD = [
     (b'{"user":"u","item":"i","ts":1,"value":false}', "value must be a number"),
     (b'{"user":"u","item":"i","ts":1,"value":1e39}', "finite"),
     (b'{"user":"u","item":"i","ts":1,"type":3}', "type must be text"),
-    (b'{"user":"u","item":"i","ts":1,"x":"' + b"x" * 1_000_000 + b'"}', "1000037 bytes"),
+    (b'{"user":"u","item":"i","ts":1,"x":"' + b"x" * 1_048_576 + b'"}', "1048613 bytes"),
 ]
 
 
