@@ -275,11 +275,11 @@ function drawCurves() {
   if (!shown.length) { chart.replaceChildren(); return; }
   const left = 44, right = 14, top = 18, bottom = 26;
   const most = Math.max(...shown.map((line) => line.curve.events));
-  const high = Math.max(0.02, ...shown.flatMap((line) => line.points.map((point) => point.high)));
+  const peak = Math.max(0.02, ...shown.flatMap((line) => line.points.map((point) => point.high)));
+  const up = nice(peak, 4), high = Math.ceil(peak / up) * up;
   const x = (at) => left + (width - left - right) * at / most;
   const y = (p) => height - bottom - (height - top - bottom) * p / high;
   const parts = [];
-  const up = nice(high, 4);
   for (let p = 0; p <= high + 1e-9; p += up) {
     parts.push(draw("line", { class: "grid", x1: left, x2: width - right, y1: y(p), y2: y(p) }));
     parts.push(draw("text", { x: left - 8, y: y(p) + 4, "text-anchor": "end" }, (100 * p).toFixed(up < 0.01 ? 1 : 0) + " %"));
