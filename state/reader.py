@@ -199,7 +199,7 @@ class Reader:
     def _look(self) -> None:
         """Move over to the tables of a newer worker."""
         now = time.monotonic()
-        if now - self._looked < _LOOK_S:
+        if self._live is not None and now - self._looked < _LOOK_S:
             return
         self._looked = now
         try:
