@@ -114,6 +114,13 @@ class Passed:
                 hashes = np.array([name for name, _ in pairs], np.uint64)
                 self._known[kind] = _Known(hashes, np.array([end for _, end in pairs], np.int64))
 
+    def users(self, users: Ids, ts: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(N,) whether records of these users at these times are passed over."""
+        known = self._known.get("user")
+        if known is None:
+            return np.zeros(len(users), np.bool_)
+        return known.hit(self._erasures.hashes("user", users), ts)
+
     def without(self, events: EventBatch) -> EventBatch:
         """The events that are to be learned, without a copy where that is all of them."""
         gone = np.zeros(len(events), np.bool_)

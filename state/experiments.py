@@ -137,9 +137,7 @@ class Experiments:
             VersionError: the name is taken, or another experiment runs.
         """
         if not _NAME.fullmatch(trial.name):
-            raise UsageError(
-                f'A name has at most 64 letters, digits, "_", ".", "-"; got "{trial.name}".'
-            )
+            raise UsageError(f'A name has at most 64 letters, digits, "_", ".", "-"; got "{trial.name}".')
         with self._holding():
             if trial.name in self.names() and self._read(self._path(trial.name)).state != "starting":
                 raise VersionError(f'There is an experiment "{trial.name}" already. Choose another name.')

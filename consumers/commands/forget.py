@@ -13,8 +13,10 @@ from cyclopts import Parameter
 
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit, table
+from consumers.commands.work import event_rules
 from consumers.control import ask
 from consumers.dead_letters import DeadLetter, DeadLetters
+from consumers.outcomes import OUTCOMES, forget_in_all
 from state.directories import remove
 from state.erasure import Kind, add_erasure, now_us, read_erasures
 from state.guests import checked
@@ -75,6 +77,8 @@ def forget(
         known = [] if undo else [(kind, id_)]
         if kind == "user":
             Releases(home).remove_override(id_, "forgotten")
+    if (home / OUTCOMES).exists():
+        forget_in_all(home, event_rules(current_settings()))
     done = [_in_version(registry, name, known, purge, drop_snapshots) for name in registry.names()]
     report = {"erasures": len(read_erasures(home)), "versions": done}
     emit(
