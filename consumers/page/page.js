@@ -338,7 +338,7 @@ function drawSegments() {
       if (!count) return make("td", {}, "–");
       const p = hits / count, half = 1.96 * Math.sqrt(p * (1 - p) / count);
       return make("td", { title: `${number(hits)} of ${number(count)}` }, percent(p), make("br"),
-        make("small", {}, `± ${(100 * half).toFixed(1)} · ${short.format(count)}`));
+        make("small", {}, `± ${(100 * half).toFixed(1)}`), make("br"), make("small", {}, `of ${short.format(count)}`));
     });
     return make("tr", {}, make("th", { scope: "row" }, name), ...cells);
   });
@@ -392,7 +392,9 @@ async function askUser(event) {
 }
 
 function reasons(because) {
-  const words = because.map((one) => (one.kind === "history" ? `because of ${one.item}` : WORDS[one.kind] || one.kind));
+  const had = because.filter((one) => one.kind === "history").map((one) => one.item);
+  const words = because.filter((one) => one.kind !== "history").map((one) => WORDS[one.kind] || one.kind);
+  if (had.length) words.push("because of " + had.join(", "));
   return words.length ? words.join(" · ") : "nothing stands out";
 }
 
