@@ -19,6 +19,7 @@ from consumers.exposing import ExposureMetrics
 from consumers.logs import WARNINGS
 from consumers.machine_metrics import MachineMetrics
 from consumers.metrics import WorkerMetrics
+from consumers.outcomes import OutcomeMetrics
 from consumers.server_edge import ServerMetrics
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
@@ -27,6 +28,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
 PROCESSES: dict[str, tuple[Callable[[CollectorRegistry], object], ...]] = {
     "work": (WorkerMetrics, lambda registry: MachineMetrics(Path(), registry)),
     "serve": (ServerMetrics, ExposureMetrics),
+    "outcomes": (OutcomeMetrics,),
 }
 # Of prometheus-client's own process collector, in every process; the rules and dashboards use these.
 PROCESS_FAMILIES = ("process_resident_memory_bytes", "process_start_time_seconds", "process_cpu_seconds")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Annotated, Any
 
 import structlog
@@ -13,7 +14,10 @@ from prometheus_client import CollectorRegistry
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit
 from consumers.commands.work import event_rules, stop_on_signals
+from consumers.machine_metrics import announced
+from consumers.metrics import serve_metrics
 from consumers.outcomes import OutcomeMetrics, Outcomes, opened_store
+from consumers.settings import Settings
 from state.experiments import Experiments
 from streaming.errors import UsageError, VersionError
 
@@ -58,9 +62,10 @@ def outcomes(
     read = 0
     with ExitStack() as held:
         store = held.enter_context(opened_store(settings.home, name))
-        joined = Outcomes(
-            settings.home, name, store, event_rules(settings), OutcomeMetrics(CollectorRegistry())
-        )
+        registry = CollectorRegistry()
+        joined = Outcomes(settings.home, name, store, event_rules(settings), OutcomeMetrics(registry))
+        if not until_end:
+            held.enter_context(_metrics_page(name, registry, settings))
         logger.info("outcomes_begun", experiment=name)
         while not stop.is_set():
             lines = joined.step(None if until_end else time.time())
@@ -72,6 +77,20 @@ def outcomes(
         verdict = joined.verdict()
     emit(_report(name, read, verdict), json)
     return 0
+
+
+@contextmanager
+def _metrics_page(name: str, registry: CollectorRegistry, settings: Settings) -> Iterator[None]:
+    """The metrics page, where the settings want one (worker.metrics_port, or the next free one)."""
+    worker = settings.worker
+    if worker.metrics_port is None:
+        yield
+        return
+    port = serve_metrics(registry, worker.metrics_port, worker.metrics_host)
+    address = f"{'127.0.0.1' if worker.metrics_host == '0.0.0.0' else worker.metrics_host}:{port}"
+    logger.info("metrics_served", address=f"http://{address}/metrics")
+    with announced(settings.home, f"outcomes-{name}", address):
+        yield
 
 
 def _report(name: str, read: int, verdict: dict[str, Any]) -> dict[str, Any]:
