@@ -22,6 +22,8 @@ from benchmarks.record import record
 from consumers.broker import Broker
 from streaming.decoding import JsonDecoder
 from streaming.rules import EventRules
+from tests.consumers.promoting import promoted_under_load, two_versions
+from tests.consumers.test_server_process import server
 from tests.crash.driver import STEPS, Driver
 from tests.crash.worlds import FORGETFUL, LEARNERS, World
 from tests.kafka.dying import KafkaDriver
@@ -38,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--moments", type=int, default=200, help="kills at random moments (200)")
     parser.add_argument("--kafka-moments", type=int, default=100, help="kills while Kafka delivers (100)")
     parser.add_argument("--lines", type=int, default=1_000_000, help="mutated lines (1000000)")
+    parser.add_argument("--requests", type=int, default=20_000, help="while versions are promoted (20000)")
+    parser.add_argument("--promotions", type=int, default=100, help="promotions and roll-backs (100)")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments and mutations (0)")
     chosen = parser.parse_args(arguments)
     figures: dict[str, Any] = {}
@@ -49,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         figures["steps"] = _steps(worlds)
         figures["moments"] = _moments(worlds, chosen.moments, Random(chosen.seed))
     figures["kafka_moments"] = _kafka_moments(chosen.kafka_moments, Random(chosen.seed))
+    figures["promotions"] = _promotions(chosen.requests, chosen.promotions)
     figures["mutated_lines"] = _mutated_lines(chosen.lines, chosen.seed)
     print(record("crash", figures))
     return 0
@@ -103,6 +108,22 @@ def _kafka_moments(wanted: int, random: Random) -> dict[str, Any]:
             told = f"kafka moments: {learner}, {partitions} partitions: {kills} of {wanted} kills, {what}"
             print(told, file=sys.stderr, flush=True)
     return _figures(kills, versions, begun)
+
+
+def _promotions(requests: int, changes: int) -> dict[str, Any]:
+    """Requests to a server while its champion changes: each answer is of one version, and none fails."""
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="freshet-crash-") as home:
+        two_versions(Path(home))
+        with server(Path(home)) as (_, address):
+            seen = promoted_under_load(Path(home), address, requests, changes)
+    return {
+        "requests": requests,
+        "promotions": changes,
+        "answers": dict(seen),
+        "wrong_or_failed": 0,  # the first one raises
+        "seconds": round(time.monotonic() - begun, 1),
+    }
 
 
 def _figures(kills: int, versions: int, begun: float) -> dict[str, Any]:

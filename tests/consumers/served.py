@@ -29,15 +29,21 @@ ITEMS = ["tea", "cup", "x/y", "пирог", "milk"]
 
 
 def taught(
-    home: Path, name: str, learner: str = "popularity", *, seed: int = 0, users: Sequence[str] = USERS
+    home: Path,
+    name: str,
+    learner: str = "popularity",
+    *,
+    seed: int = 0,
+    users: Sequence[str] = USERS,
+    items: Sequence[str] = ITEMS,
 ) -> Version:
-    """A version that learned 120 events, others for another seed."""
+    """A version that learned 120 events of these users and five items, others for another seed."""
     options = LIMITED if learner == "softmax" else {}
     version = Registry(home).create(name, new_spec(learner, options))
     with version.open() as store:
         events = batch(
             [users[(k + seed) % len(users)] for k in range(120)],
-            [ITEMS[(k * k + seed * k) % 5] for k in range(60)] + ITEMS * 12,
+            [items[(k * k + seed * k) % 5] for k in range(60)] + [*items] * 12,
         )
         teach(Learned(version.spec, store), events, commit=60)
     return version

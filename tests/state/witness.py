@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -60,6 +60,15 @@ class Witness:
         self.learned = learned.Learned(version.spec, self.store, user_cache=user_cache, arena=self.arena)
         self.known: Known = {}
         self._number = _NEVER
+        self._begun = 0  # of the event that is being learned
+        # What an event makes of a row that expires with it is there for a moment, and may be told.
+        check = self.learned._expiry.check
+
+        def noted(*given: Any) -> int:
+            self._note_changed(time.monotonic_ns())
+            return check(*given)
+
+        self.learned._expiry.check = noted  # type: ignore[method-assign]
 
     def learn(self, n: int, seed: int, first: int) -> None:
         """Events one by one, each with ids of its own time."""
@@ -68,7 +77,7 @@ class Witness:
         events.ts[:] += first * 7 * 86_400 * 1_000_000
         model = self.learned
         for k in range(n):
-            begun = time.monotonic_ns()
+            self._begun = time.monotonic_ns()
             one = events.part(k, k + 1)
             if not model.make_room(one):
                 model.commit()
@@ -76,10 +85,13 @@ class Witness:
             model.learn(model.resolve(one, 0))
             if model.pending >= _COMMIT:
                 model.commit()
-            self._note(begun, time.monotonic_ns())
+            ended = time.monotonic_ns()
+            self._note_changed(ended)
+            if self._number % _CHECK_EVENTS == 0:
+                self._note_gone(ended)
 
-    def _note(self, begun: int, ended: int) -> None:
-        model, number = self.learned, self._number
+    def _note_changed(self, ended: int) -> None:
+        model, number, begun = self.learned, self._number, self._begun
         self._number = model.ledger.number
         column = model.layout.column("item", "vector")
         for slot in model.items.changed(number).tolist():
@@ -90,8 +102,6 @@ class Witness:
         for slot in model.users.changed(number).tolist():
             rows, name = model.users.rows, model.users.ids.id_of(slot).decode()
             self._have("user", name, begun, ended, int(rows.events[slot]), int(rows.seen[slot]), b"")
-        if self._number % _CHECK_EVENTS == 0:
-            self._note_gone(ended)
 
     def _have(
         self, kind: Kind, name: str, begun: int, ended: int, events: int, seen: int, vector: bytes
