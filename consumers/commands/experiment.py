@@ -97,14 +97,19 @@ def create(
     if steps:
         begin = with_challengers(dict(shares), Ramp(steps, ramp_users, ramp_s).share)
     trial = Trial(
-        name, shares, metric, design.state(), uuid.uuid4().hex[:8], _us("--window", window, least=1),
+        name, shares, metric, design.state(), new_salt(), _us("--window", window, least=1),
         _us("--lateness", lateness), steps, ramp_users, ramp_s,
     )  # fmt: skip
     Experiment(design, begin)  # refuses what is impossible before anything is written
     ranges = divided(begin)
     state = releases().read()
     running = Experiments(settings.home).running()
-    if running is None and state.route is not None and state.route.arms and _unfinished(name, state) is None:
+    if (
+        running is None
+        and state.route is not None
+        and len(state.route.arms) > 1
+        and _unfinished(name, state) is None
+    ):
         raise VersionError("A route divides users already. `freshet route clear` first.")
     experiments = Experiments(settings.home)
     experiments.create(trial)
@@ -220,6 +225,11 @@ def plan(
     }
     columns = ("challenger", "one look", "half are decided", "80 % are decided", "days")
     emit(data, json, lambda: table(columns, [(name, *figures.values()) for name, figures in data.items()]))
+
+
+def new_salt() -> str:
+    """A salt that divides users anew."""
+    return uuid.uuid4().hex[:8]
 
 
 def _days(users: float | None, a_day: float | None) -> float | None:
