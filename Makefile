@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-fast lint format bench profile crash docs lock clean distclean
+.PHONY: help setup run test test-fast lint format bench profile crash docs screenshots lock clean distclean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ docs: setup ## Make the generated pages anew: metrics, OpenAPI, settings, dashbo
 	$(BIN)/freshet serve --openapi > docs/openapi.json
 	$(BIN)/freshet config --example > deploy/freshet.toml
 	$(BIN)/python deploy/grafana/make.py
+
+screenshots: setup ## Take pictures of the live page for the README (needs chromium)
+	$(BIN)/python -m benchmarks.screenshots $(ARGS)
 
 lock: setup ## Bring requirements.lock in step with pyproject.toml (newer versions: ARGS=--upgrade)
 	$(BIN)/uv pip compile pyproject.toml --group dev --extra broker --universal --python-version 3.11 \
