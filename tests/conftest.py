@@ -50,7 +50,13 @@ _SLOW = (
 
 
 # They wait for processes up to a minute at a time, and the first one may fetch Kafka and compile kernels.
-_PATIENT = ("tests/kafka/", "tests/crash/", "tests/benchmarks/", "tests/consumers/")
+_PATIENT = (
+    "tests/kafka/",
+    "tests/crash/",
+    "tests/benchmarks/",
+    "tests/consumers/",
+    "tests/state/test_live_witness.py",
+)
 _PATIENT_S = 300
 
 
