@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-_PACKAGES = ("freshet", "numpy", "numba", "rocksdict", "pyarrow", "kafka-python", "river", "implicit", "usearch", "jax")
+_PACKAGES = (
+    "freshet",
+    "numpy",
+    "numba",
+    "rocksdict",
+    "pyarrow",
+    "kafka-python",
+    "river",
+    "implicit",
+    "usearch",
+)
 _PEERS = ("confluent-kafka", "quixstreams")  # measured where they are installed
 
 
