@@ -65,10 +65,11 @@ class LiveArena(Arena):
         try:
             path.mkdir(exist_ok=True)
             self._run.mkdir(parents=True)
-            (self._run / "of").write_text(str(path.resolve()))
             super().__init__()
             self._held = (self._run / "head").open("rb")
             fcntl.flock(self._held, fcntl.LOCK_EX)  # for as long as the worker lives
+            # From here on `sweep` looks at it, and finds it held.
+            _write_whole(self._run / "of", str(path.resolve()))
         except OSError as error:
             raise self._no_room(error) from error
         self.head[FORMAT] = FORMAT_NUMBER
@@ -220,9 +221,9 @@ def sweep(shared: Path = SHARED_MEMORY) -> None:
     """Remove from memory the tables of workers that are dead and whose version is gone, or has others."""
     for run in _own(shared).glob("*/"):
         try:
+            named = run_of(Path((run / "of").read_text()))
             with (run / "head").open("rb") as head:
                 fcntl.flock(head, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                named = run_of(Path((run / "of").read_text()))
         except (FileNotFoundError, BlockingIOError):  # it begins, or ends, or is at work
             continue
         if named != run:
