@@ -158,7 +158,11 @@ class LiveTables:
         self.identity = ""
         self.boot = ""
         self.arrays: Mapping[str, NDArray[Any]] = {}
-        self.refresh()
+        try:
+            self.refresh()
+        except FileNotFoundError:
+            self._lock.close()
+            raise
 
     def refresh(self) -> bool:
         """Map the arrays that are in use now; whether they are others than before.
