@@ -38,9 +38,15 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger()
 
+_CONNECT_S = 2.0  # longest wait for a worker that takes no connections
+_AGAIN_S = 0.02
 REQUEST_BYTES = 1 << 16  # of one line
 _ANSWER_S = 5.0  # longest wait for a client that does not read its answer
 _PATH_BYTES = 100  # the kernel allows 108, macOS 104, with a zero at the end
+
+
+class WorkerBusyError(VersionError):
+    """A worker is there and takes no commands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,10 +210,13 @@ def ask(version: Version, command: str, **arguments: Any) -> dict[str, Any]:
 
 def worker_of(version: Version) -> int | None:
     """Process id of the worker that learns a version now, None where none listens."""
-    connection = _connected(version)
-    if connection is None:
-        return None
-    connection.close()
+    try:
+        connection = _connected(version)
+        if connection is None:
+            return None
+        connection.close()
+    except WorkerBusyError:
+        pass  # it is there, which is what was asked
     try:
         pid: int = json.loads((version.path / "worker.json").read_text())["pid"]
     except FileNotFoundError:  # it ended in this moment
@@ -265,7 +274,13 @@ def _connected(version: Version) -> socket.socket | None:
         return None
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connection.connect(str(path))
+        _connect(connection, str(path))
+    except TimeoutError as error:
+        connection.close()
+        raise WorkerBusyError(
+            f'The worker of "{version.name}" takes no commands now: it may be stopped (SIGSTOP). '
+            "Continue or end it, then run the same command again."
+        ) from error
     except (FileNotFoundError, ConnectionRefusedError):
         connection.close()
         return None
@@ -275,6 +290,26 @@ def _connected(version: Version) -> socket.socket | None:
             f'The worker of "{version.name}" belongs to another user, and takes commands from that one only.'
         ) from error
     return connection
+
+
+def _connect(connection: socket.socket, path: str) -> None:
+    """Connect, waiting a while where the queue of the other end is full.
+
+    Raises:
+        TimeoutError: it stays full.
+    """
+    until = time.monotonic() + _CONNECT_S
+    connection.setblocking(False)
+    while True:
+        try:
+            connection.connect(path)
+        except BlockingIOError as error:
+            if time.monotonic() > until:
+                raise TimeoutError from error
+            time.sleep(_AGAIN_S)
+        else:
+            connection.setblocking(True)  # an answer waits for the next commit
+            return
 
 
 def _address(version: Version) -> Path | None:

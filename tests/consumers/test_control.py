@@ -14,10 +14,12 @@ from threading import Thread
 
 import pytest
 
+from consumers import control as control_module
 from consumers.control import COMMANDS, Control, Holder, ask, worker_of
 from consumers.embeddings import Totals
 from consumers.eventlog.files import FilesLog
-from state.versions import Version
+from state.spec import new_spec
+from state.versions import Registry, Version
 from streaming.errors import StoreFullError, StoreLockedError, UsageError, VersionError
 from streaming.rules import EventRules
 from tests.consumers.worked import append, everything, learn, lines, made, worker_on
@@ -184,3 +186,20 @@ def test_note_that_names_another_file_removes_nothing(version: Version, path: Pa
     (version.path / "worker.json").write_text(json.dumps({"pid": 1, "socket": str(precious)}))
     with running(version, path):
         assert precious.read_text() == "kept"
+
+
+def test_worker_that_takes_no_connections_is_there_and_takes_no_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = Registry(tmp_path).create("mine", new_spec("popularity", {}))
+    monkeypatch.setattr(control_module, "_CONNECT_S", 0.1)
+    path = tmp_path / "stopped.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(0)
+        (version.path / "worker.json").write_text(json.dumps({"pid": 7, "socket": str(path)}))
+        with socket.socket(socket.AF_UNIX) as first:
+            first.connect(str(path))  # fills the queue of a worker that does not look at it
+            assert worker_of(version) == 7
+            with pytest.raises(VersionError, match="SIGSTOP"):
+                ask(version, "snapshot", keep=1)
