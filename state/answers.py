@@ -27,7 +27,7 @@ RepresentedBy = Literal["row", "history", "popularity"]
 
 MOST = 10_000  # answers to one question
 _BLOCK = 8192  # rows that are compared at one go
-_SAMPLE = 256  # items whose mean is the average item of the reasons
+_SAMPLE = 64  # items whose mean is the average item of the reasons
 
 
 class Recommended(msgspec.Struct, frozen=True):
