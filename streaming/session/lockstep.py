@@ -195,6 +195,7 @@ class Lockstep:
         pick(pushed, options.remembered, new, self._key(number), self._picks)
         fill(self._batch, examples, self._picks, model)
         self.state, _ = self.step(self.state, self._batch)
+        # This waits for the step: JAX may compute from the batch itself, which the next one overwrites.
         self.session = self.session._replace(weights=weights_of(self.state.params, options))
 
     def summary(self) -> dict[str, Any]:

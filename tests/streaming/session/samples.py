@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from numpy.typing import NDArray
 
 from streaming.session.loss import Batch, new_batch
 from streaming.session.model import Params, correction, encode, initial
@@ -23,15 +24,26 @@ KINDS = (
 )
 
 
-@partial(jax.jit, static_argnames=("options",))
-def encoded(params: Params, x: Any, mask: Any, gap: Any, options: Options) -> Any:
+# JAX computes later, perhaps from the very arrays that it was given: tests that change these wait first.
+
+
+def encoded(params: Params, x: Any, mask: Any, gap: Any, options: Options) -> NDArray[np.float32]:
     """`encode` in one compiled program: operation by operation it takes far longer to start."""
+    return np.array(_encoded(params, x, mask, gap, options))
+
+
+def corrected(params: Params, rows: Any, mask: Any, gap: Any, options: Options) -> NDArray[np.float32]:
+    """`correction`, likewise."""
+    return np.array(_corrected(params, rows, mask, gap, options))
+
+
+@partial(jax.jit, static_argnames=("options",))
+def _encoded(params: Params, x: Any, mask: Any, gap: Any, options: Options) -> Any:
     return encode(params, x, mask, options, gap=gap if options.gaps else None)
 
 
 @partial(jax.jit, static_argnames=("options",))
-def corrected(params: Params, rows: Any, mask: Any, gap: Any, options: Options) -> Any:
-    """`correction`, likewise."""
+def _corrected(params: Params, rows: Any, mask: Any, gap: Any, options: Options) -> Any:
     return correction(params, rows, mask, gap, options)
 
 
