@@ -143,6 +143,8 @@ class Demo:
                 seen.observe_turn()
             if found is not None:
                 self._take(found, time.perf_counter() - before)
+            for worker in self._workers.values():
+                worker.learned.arena.beat()
             look()
         for worker in self._workers.values():
             worker.commit()
@@ -159,7 +161,6 @@ class Demo:
                 worker.take(_from(found, has), polled_s)
             worker.commit_if_due()
             worker.answer()
-            worker.learned.arena.beat()
         ranks = self.log.oracle_ranks(found.first, found.next_offset)
         self._oracle_hits += int((ranks < 10).sum())
         self._oracle_events += len(ranks)

@@ -188,7 +188,7 @@ class EmbeddingWorker:
                 self.take(found, time.perf_counter() - before)  # 2 to 6
             self.commit_if_due()  # 7
             self.answer()  # 8
-            self.learned.arena.beat()
+            self.learned.arena.beat()  # servers say how old their answers are by this
             if time.monotonic() >= self._lag_due:  # where nothing comes, nothing is committed
                 self._report_lag()
             self.totals.seconds = time.monotonic() - started

@@ -132,7 +132,7 @@ class Reader:
         self._live: LiveVersion | None = None
         self._store: _FromStore | None = None
         self._answers: Answers | None = None
-        self._path = version.path / "live"
+        self._path = version.live_path
 
     def ask(self, question: Callable[[Answers], T]) -> T:
         """The answer to a question, of one state of the version.
