@@ -18,7 +18,8 @@ from cyclopts.exceptions import UnknownCommandError
 
 try:
     from consumers.commands.context import current_settings, use
-    from consumers.settings import KEYS, release
+    from consumers.release import release
+    from consumers.settings import KEYS
     from streaming.errors import FreshetError, UsageError, nearest
 except ModuleNotFoundError as error:
     if not (error.name or "").startswith("streaming"):

@@ -17,7 +17,8 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 
 from consumers.drift_watch import DriftWatch
 from consumers.logs import WARNINGS
-from consumers.settings import EventFields, release
+from consumers.release import release
+from consumers.settings import EventFields
 from streaming.errors import SettingError
 
 if TYPE_CHECKING:

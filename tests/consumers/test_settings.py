@@ -11,12 +11,12 @@ from consumers.commands.work import event_rules
 from consumers.settings import (
     KEYS,
     Settings,
-    _shown,
     describe,
     duration,
     environment_name,
     load_settings,
 )
+from consumers.settings.description import shown
 from streaming.errors import SettingError
 from streaming.rules import EventRules
 
@@ -259,5 +259,5 @@ def test_example_file_lists_every_key_with_its_default_and_doc(bare: Path) -> No
 
 
 def test_secret_is_redacted_by_its_name() -> None:
-    assert _shown("kafka.sasl_plain_password", "hunter2", "") == "***"
-    assert _shown("kafka.client_id", "me", "") == "me"
+    assert shown("kafka.sasl_plain_password", "hunter2", "") == "***"
+    assert shown("kafka.client_id", "me", "") == "me"
