@@ -28,7 +28,7 @@ from state.memory import MemoryStore
 from state.spec import new_spec
 from streaming import learners
 from streaming.events import EventBatch
-from streaming.learners.contract import Batch
+from streaming.learners.loop import Batch
 
 DIMENSION = 64
 LEARNERS = ("biased_mf", "bpr", "softmax")

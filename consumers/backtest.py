@@ -21,7 +21,7 @@ from state.learned import Draw, Learned
 from state.memory import MemoryStore
 from streaming.evaluation import Prequential
 from streaming.events import EventBatch
-from streaming.learners.contract import Batch, Outcome
+from streaming.learners.loop import Batch, Outcome
 
 if TYPE_CHECKING:
     from streaming.session.lockstep import Lockstep

@@ -20,7 +20,8 @@ from streaming.evaluation import SEGMENTS
 if TYPE_CHECKING:
     from consumers.metrics import WorkerMetrics
     from state.learned import Learned
-    from streaming.learners.contract import Batch, Field, Outcome, Rows
+    from streaming.learners.contract import Field, Rows
+    from streaming.learners.loop import Batch, Outcome
 
 logger = structlog.get_logger()
 

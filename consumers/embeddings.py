@@ -20,7 +20,7 @@ from state.erasure import Erasures, Passed, check_whole, forget
 from state.learned import Learned
 from streaming.errors import BadRecordError, InputError, StoreError
 from streaming.events import EventBatch
-from streaming.learners.contract import Batch, Outcome
+from streaming.learners.loop import Batch, Outcome
 
 logger = structlog.get_logger()
 

@@ -190,9 +190,8 @@ def body(schema: Mapping[str, Any], example: Any) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {JSON: {"schema": schema, "example": example}}}}
 
 
-def parameters(path: str) -> dict[str, Any]:
+def parameters(name: str) -> dict[str, Any]:
     """The parameters of an endpoint that reads them itself, for its OpenAPI entry: an id and a version."""
-    name = path.partition("{")[2].partition(":")[0]
     one = {"type": "string", "minLength": 1}
     return {
         "parameters": [

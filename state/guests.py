@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from state.rows import RowArrays, RowCodec
 from state.view import View
 from streaming.errors import UsageError
-from streaming.learners.contract import Event, Model, Neighbours, bound, score_all
+from streaming.learners.contract import Event, Model, Neighbours
+from streaming.learners.loop import bound, score_all
 from streaming.learners.model import USER, initial_values, new_model
 
 OWN_PARTS = 3  # of an explanation, before those of the history: own row, popularity, repetition

@@ -33,7 +33,7 @@ from state.lists import (
     split,
 )
 from state.nearest import best_of, reach_of, scan
-from streaming.learners.contract import fade_period
+from streaming.learners.decay import fade_period
 
 EXACT_MOST = 100_000  # items that are all scored
 RECALL_AT = 10

@@ -28,16 +28,16 @@ from streaming.errors import CorruptRowError, SettingError
 from streaming.evaluation import Prequential
 from streaming.events import EventBatch
 from streaming.kernels import compiled_before, kernel, mix
-from streaming.learners.contract import (
+from streaming.learners.contract import Event, Model
+from streaming.learners.loop import (
     Batch,
-    Event,
-    Model,
     Outcome,
     Seen,
     bound,
     new_outcome,
     rank_of,
     score_all,
+    test_then_learn,
 )
 from streaming.learners.model import new_model, no_seen
 
@@ -92,7 +92,7 @@ class Learned:
         self.options = learners.options_of(self.learner, spec.options)
         self.layout = self.learner.layout(self.options)
         self._draw = draw or Draw(rate=spec.evaluation_rate)
-        self._loop = self.learner.loop()
+        self._loop = bound(test_then_learn, self.learner)
         self.ledger = Ledger.read(store)
         self.arena = arena or Arena()
         self.users = UserTable(self.layout, spec.seed, store, user_cache, self.arena)

@@ -37,7 +37,7 @@ class Items(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """Where vector and bias lie in a row, and what a stored bias is worth (contract.half_life_scale)."""
+    """Where vector and bias lie in a row, and what a stored bias is worth (decay.half_life_scale)."""
 
     vector: int
     bias: int  # -1 for none

@@ -28,7 +28,8 @@ from state.versions import Registry, Version, checkpoint_of
 from streaming import learners
 from streaming.errors import InputError, InputFormatError, SettingError, StoreError, VersionError
 from streaming.events import Ids
-from streaming.learners.contract import Layout, Rows, half_life_scale
+from streaming.learners.contract import Layout, Rows
+from streaming.learners.decay import half_life_scale
 
 _ROWS = 8192  # of a row group
 

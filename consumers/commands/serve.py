@@ -23,7 +23,8 @@ from consumers.eventlog.segments import EVENTS, Segments
 from consumers.exposing import EXPOSURES, Exposing, ExposureMetrics
 from consumers.kafka_settings import client_settings
 from consumers.posting import DurableLog, Intake, KafkaPosts, SegmentPosts
-from consumers.server import Access, build
+from consumers.server import build
+from consumers.server_access import Access
 from consumers.server_protocol import HEAD_BYTES, GuardedProtocol
 from consumers.serving import Serving
 from consumers.settings import Settings

@@ -11,7 +11,17 @@ from streaming.errors import SettingError, nearest
 if TYPE_CHECKING:
     from streaming.learners.contract import Learner
 
-_NOT_LEARNERS = {"contract", "model", "negatives", "neighbours", "optimisers", "pooling", "reductions"}
+_NOT_LEARNERS = {
+    "contract",
+    "decay",
+    "loop",
+    "model",
+    "negatives",
+    "neighbours",
+    "optimisers",
+    "pooling",
+    "reductions",
+}
 
 
 def names() -> list[str]:

@@ -20,17 +20,8 @@ from numpy.typing import NDArray
 
 from streaming.kernels import inner, is_finite, kernel, random_below
 from streaming.learners import item_knn, softmax, transitions
-from streaming.learners.contract import (
-    SKIPPED,
-    Event,
-    Field,
-    Layout,
-    Learner,
-    Model,
-    fade,
-    half_life_scale,
-    past_item,
-)
+from streaming.learners.contract import SKIPPED, Event, Field, Layout, Learner, Model, past_item
+from streaming.learners.decay import fade, half_life_scale
 from streaming.learners.item_knn import learn_together, similarity
 from streaming.learners.negatives import exponential, first_place, place_of, table_size
 from streaming.learners.neighbours import count_total, fade_lists, unit, weight_of

@@ -16,11 +16,10 @@ from streaming.learners.contract import (
     Layout,
     Learner,
     Model,
-    fade,
-    half_life_scale,
     past_item,
     touch,
 )
+from streaming.learners.decay import fade, half_life_scale
 from streaming.learners.optimisers import to_length_one
 from streaming.learners.reductions import dot, dot_of
 

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streaming.kernels import kernel, mix, random_normal
-from streaming.learners.contract import Field, History, Learner, Model, Neighbours, Recent, Rows, Seen
+from streaming.learners.contract import Field, History, Learner, Model, Neighbours, Recent, Rows
+from streaming.learners.loop import Seen
 
 USER, ITEM = 1, 2  # kinds of row
 

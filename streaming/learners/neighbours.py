@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streaming.kernels import inner
-from streaming.learners.contract import Model, Neighbours, fade_period, half_life_scale, touch
+from streaming.learners.contract import Model, Neighbours, touch
+from streaming.learners.decay import fade_period, half_life_scale
 from streaming.learners.reductions import column_sum
 
 _TRIES = 4  # places of a full list that a new entry tries for an item that is gone

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streaming.kernels import inner
-from streaming.learners.contract import Event, Model, half_life_scale, touch
+from streaming.learners.contract import Event, Model, touch
+from streaming.learners.decay import half_life_scale
 from streaming.learners.pooling import COUNTS, GAPS, LAGS
 from streaming.learners.reductions import dot, dot_of, dot_rows
 

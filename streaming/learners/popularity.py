@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streaming.kernels import kernel
-from streaming.learners.contract import Event, Field, Layout, Learner, Model, fade, half_life_scale
+from streaming.learners.contract import Event, Field, Layout, Learner, Model
+from streaming.learners.decay import fade, half_life_scale
 
 COUNT = 0
 

@@ -24,18 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streaming.kernels import inner, is_finite, kernel
-from streaming.learners.contract import (
-    CLIPPED,
-    SKIPPED,
-    Event,
-    Field,
-    Layout,
-    Learner,
-    Model,
-    fade,
-    half_life_scale,
-    touch,
-)
+from streaming.learners.contract import CLIPPED, SKIPPED, Event, Field, Layout, Learner, Model, touch
+from streaming.learners.decay import fade, half_life_scale
 from streaming.learners.negatives import draw, expected_draws, normalise, place_of, table_size
 from streaming.learners.optimisers import bias_rate, finish_gradient, move, move_user, to_length_one
 from streaming.learners.pooling import COUNTS, GAPS, LAGS, Params, Workspace, gather, pool, repeat_term

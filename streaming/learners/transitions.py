@@ -8,16 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streaming.kernels import inner, kernel
-from streaming.learners.contract import (
-    Event,
-    Field,
-    Layout,
-    Learner,
-    Model,
-    fade,
-    half_life_scale,
-    past_item,
-)
+from streaming.learners.contract import Event, Field, Layout, Learner, Model, past_item
+from streaming.learners.decay import fade, half_life_scale
 from streaming.learners.neighbours import add, count_total, fade_lists, popularity_share, unit, weight_of
 
 COUNT = 0  # column of an item's decaying count

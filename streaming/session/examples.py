@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streaming.kernels import inner, kernel, mix, random_below
-from streaming.learners.contract import Event, Model, half_life_scale
+from streaming.learners.contract import Event, Model
+from streaming.learners.decay import half_life_scale
 from streaming.learners.negatives import expected_draws, place_of
 from streaming.learners.pooling import gather, pool, repeat_term
 from streaming.learners.reductions import dot

@@ -17,11 +17,9 @@ from numpy.typing import NDArray
 
 from streaming.evaluation import Prequential
 from streaming.kernels import kernel, mix
-from streaming.learners.contract import (
+from streaming.learners.contract import Event, Learner, Model
+from streaming.learners.loop import (
     Batch,
-    Event,
-    Learner,
-    Model,
     Outcome,
     Seen,
     bound,
@@ -77,7 +75,7 @@ def test_then_learn_twice(
     ranks: Ranks,
     part: tuple[int, int],
 ) -> None:
-    """As `contract.test_then_learn`, for the events from part[0] to below part[1], with both rankings."""
+    """As `loop.test_then_learn`, for the events from part[0] to below part[1], with both rankings."""
     excludes = seen.head.shape[0] > 0
     for i in range(part[0], part[1]):
         user, item, known = batch.user[i], batch.item[i], batch.known[i]

@@ -12,7 +12,8 @@ from starlette.testclient import TestClient
 
 from consumers.eventlog.segments import EVENTS, Segments
 from consumers.posting import Intake, SegmentPosts
-from consumers.server import Access, build
+from consumers.server import build
+from consumers.server_access import Access
 from consumers.serving import Serving
 from state.learned import Learned
 from state.spec import new_spec

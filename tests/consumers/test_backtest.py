@@ -20,7 +20,7 @@ from consumers.metrics import WorkerMetrics
 from state.learned import Draw, Learned
 from state.memory import MemoryStore
 from streaming.errors import SettingError, UsageError
-from streaming.learners.contract import new_outcome
+from streaming.learners.loop import new_outcome
 from streaming.rules import EventRules
 
 PLAIN = "popularity:half_life=inf"

@@ -17,7 +17,7 @@ from state.learned import Learned
 from state.memory import MemoryStore
 from state.spec import new_spec
 from streaming.errors import SettingError
-from streaming.learners.contract import Batch, new_outcome
+from streaming.learners.loop import Batch, new_outcome
 from streaming.simulator import Simulator, SimulatorOptions
 
 

@@ -17,7 +17,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from consumers.eventlog.segments import segments_in
-from consumers.server import Access
+from consumers.server_access import Access
 from consumers.server_forms import _LISTS, EXAMPLES, joined
 from state.answers import answers_of
 from state.learned import Learned
@@ -390,7 +390,7 @@ def test_many_posts_at_once_are_all_durable(tmp_path: Path) -> None:
 def test_log_that_takes_nothing_is_not_waited_for_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("consumers.server._WRITE_S", 0.1)
+    monkeypatch.setattr("consumers.server_events._WRITE_S", 0.1)
     event = {"user": "ann", "item": "tea"}
     with client(tmp_path) as api:
         assert api.post("/v1/events", json=event).status_code == 200

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from streaming import learners
 from streaming.errors import SettingError
-from streaming.learners.contract import Event, Model, half_life_scale
+from streaming.learners.contract import Event, Model
+from streaming.learners.decay import half_life_scale
 from streaming.learners.model import width_of
 from tests.streaming.learners.harness import Harness, numbered
 

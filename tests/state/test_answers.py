@@ -24,7 +24,7 @@ from state.spec import new_spec
 from state.versions import Registry, Version
 from streaming import learners
 from streaming.errors import StoreError, UnknownIdError, UsageError, VersionError
-from streaming.learners.contract import half_life_scale
+from streaming.learners.decay import half_life_scale
 from tests.state.streams import batch, everything, lively, teach
 
 EVENTS = 2000

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from state.index import ItemIndex, follow
 from state.lists import BLOCK, FREE, HELD, LISTS, Items, Lists
 from state.nearest import best_of
-from streaming.learners.contract import fade_period, half_life_scale
+from streaming.learners.decay import fade_period, half_life_scale
 
 D, HALF_LIFE = 16, 100.0
 COLUMNS = D + 3  # something before the vector, the bias and an accumulator behind it

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from streaming import learners
 from streaming.kernels import mix
-from streaming.learners.contract import Batch, Model, Outcome, Seen, bound, new_outcome, score_all
+from streaming.learners.contract import Model
+from streaming.learners.loop import Batch, Outcome, Seen, bound, new_outcome, score_all, test_then_learn
 from streaming.learners.model import ITEM, USER, initial_values, initialise, new_model, no_seen
 
 
@@ -32,7 +33,7 @@ class Harness:
         for slot in range(items):
             initialise(self.model.items, slot, fill, sigma, np.uint64(seed), ITEM, np.uint64(slot))
             self.model.slot_of[slot] = self.model.serial_of[slot] = slot
-        self.loop = self.learner.loop()
+        self.loop = bound(test_then_learn, self.learner)
         self.score = bound(score_all, self.learner)
         self.scores = np.zeros(items, np.float32)
         self.number = 0

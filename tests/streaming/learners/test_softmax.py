@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from streaming import learners
 from streaming.errors import SettingError
 from streaming.kernels import mix, random_bits
-from streaming.learners.contract import CLIPPED, SKIPPED, Event, half_life_scale
+from streaming.learners.contract import CLIPPED, SKIPPED, Event
+from streaming.learners.decay import half_life_scale
 from tests.streaming.learners.harness import Harness, hit_rate, numbered
 
 Floats = NDArray[np.float64]
