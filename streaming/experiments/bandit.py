@@ -1,20 +1,60 @@
-"""Counts by arm enter, shares leave: river's Thompson sampling, with a floor for each arm.
+"""Counts by arm enter, shares leave: river's bandits, with a floor for each arm.
 
-An arm's share is the chance that it is the best one, as far as the counts tell (probability matching),
-found by letting river's policy choose many times. Shares are decided anew after some users, and each
-decision begins a phase, so that the comparison of arms stays valid.
+Thompson sampling: an arm's share is the chance that it is the best one, as far as the counts tell
+(probability matching), found by letting river's policy choose many times. UCB: an arm's share is its part
+of the next choices of river's policy, each of which narrows the bound of the arm that was chosen. Shares
+are decided anew after some users, and each decision begins a phase, so that the comparison of arms stays
+one within phases.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import cast
+from collections.abc import Collection
+from dataclasses import dataclass
+from math import sqrt
+from typing import Literal, cast
 
 from river import bandit, proba
 
 from streaming.errors import SettingError
+from streaming.experiments.experiment import Experiment
 
-DRAWS = 500
+Policy = Literal["thompson", "ucb"]
+
+DRAWS = 500  # choices that shares are counted from
+EVERY = 500  # users from one decision to the next
+_WORTH = 0.02  # a change moves users, who are then left out: smaller ones are not made
+
+
+@dataclass(frozen=True, slots=True)
+class Bandit:
+    """When shares are decided, and how; pure, so that the same counts give the same shares.
+
+    Attributes:
+        floor: least share of an arm that was not taken out.
+        users: that must have entered since the shares were changed last.
+    """
+
+    policy: Policy
+    floor: float
+    users: int = EVERY
+
+    def shares(self, experiment: Experiment, taken_out: Collection[str] = ()) -> dict[str, float] | None:
+        """The shares from now on; None where they stay as they are.
+
+        Args:
+            taken_out: arms that a guardrail took out; they have share 0.
+        """
+        last = experiment.phases[-1]
+        arms = [arm for arm in experiment.arms if arm not in taken_out]
+        if sum(t.users + t.left_out for t in last.tallies) < self.users or len(arms) < 2:
+            return None
+        counts = {arm: _counts(experiment, arm) for arm in arms}
+        found = bandit_shares(counts, self.floor, len(experiment.phases), self.policy, self.users)
+        shares = {arm: found.get(arm, 0.0) for arm in experiment.arms}
+        changed = max(abs(share - last.shares[arm]) for arm, share in shares.items())
+        return shares if changed >= _WORTH else None
 
 
 class _Conversions(proba.Beta):
@@ -26,27 +66,78 @@ class _Conversions(proba.Beta):
         self.beta += users - int(x)
 
 
-def bandit_shares(counts: dict[str, tuple[int, int]], floor: float, seed: int) -> dict[str, float]:
+class _UpperBounds(bandit.UCB):
+    """River's UCB, updated by counts instead of one by one."""
+
+    def update(self, arm_id: str, rate: float, users: float) -> None:
+        """Add users of an arm with this rate of conversion."""
+        self._rewards[arm_id].update(rate, w=users)
+        self._counts[arm_id] += users
+        self._n += users
+
+
+def bandit_shares(
+    counts: dict[str, tuple[int, int]],
+    floor: float,
+    seed: int,
+    policy: Policy = "thompson",
+    users: int = EVERY,
+) -> dict[str, float]:
     """Shares by arm, at least `floor` each; they sum to 1. The same counts and seed give the same shares.
 
     Args:
         counts: (users, users who converted) by arm.
         floor: least share of an arm, between 0 and 1 / arms.
         seed: of the draws; a new one for each decision.
+        users: for whom the shares are meant.
 
     Raises:
         SettingError: a floor that the arms cannot all have, or more conversions than users.
 
     >>> bandit_shares({"a": (1000, 50), "b": (1000, 120)}, 0.05, seed=1)
     {'a': 0.05, 'b': 0.95}
+    >>> bandit_shares({"a": (1000, 100), "b": (1000, 110)}, 0.05, seed=1, policy="ucb")
+    {'a': 0.05, 'b': 0.95}
     """
     if not 0.0 <= floor * len(counts) <= 1.0:
         raise SettingError(f"bandit: floor must be between 0 and 1/{len(counts)}; got {floor:g}.")
-    policy = bandit.ThompsonSampling(reward_obj=_Conversions(), seed=seed)
-    for arm, (users, converted) in counts.items():
-        if not 0 <= converted <= users:
-            raise SettingError(f"bandit: {arm} has {converted} conversions of {users} users.")
-        policy.update(arm, converted, users)  # type: ignore[no-untyped-call]
-    chosen = Counter(cast(str, policy.pull(list(counts))) for _ in range(DRAWS))
+    for arm, (entered, converted) in counts.items():
+        if not 0 <= converted <= entered:
+            raise SettingError(f"bandit: {arm} has {converted} conversions of {entered} users.")
+    chosen = _thompson(counts, seed) if policy == "thompson" else _ucb(counts, seed, users)
     free = 1.0 - floor * len(counts)
     return {arm: round(floor + free * chosen[arm] / DRAWS, 6) for arm in counts}
+
+
+def _thompson(counts: dict[str, tuple[int, int]], seed: int) -> Counter[str]:
+    policy = bandit.ThompsonSampling(reward_obj=_Conversions(), seed=seed)
+    for arm, (entered, converted) in counts.items():
+        policy.update(arm, converted, entered)  # type: ignore[no-untyped-call]
+    return Counter(cast(str, policy.pull(list(counts))) for _ in range(DRAWS))
+
+
+def _ucb(counts: dict[str, tuple[int, int]], seed: int, users: int) -> Counter[str]:
+    """Choices with the rates held as they are; each stands for as many users as divide evenly into it."""
+    everyone = sum(entered for entered, _ in counts.values())
+    if not everyone:
+        return Counter({arm: DRAWS // len(counts) for arm in counts})
+    rate = sum(converted for _, converted in counts.values()) / everyone
+    # The bound is in standard deviations of an outcome, which river leaves to who calls it.
+    policy = _UpperBounds(delta=sqrt(rate * (1.0 - rate)), seed=seed)
+    rates = {arm: converted / entered if entered else rate for arm, (entered, converted) in counts.items()}
+    for arm, (entered, _) in counts.items():
+        if entered:
+            policy.update(arm, rates[arm], entered)
+    chosen: Counter[str] = Counter()
+    for _ in range(DRAWS):
+        arm = cast(str, policy.pull(list(counts)))
+        policy.update(arm, rates[arm], users / DRAWS)
+        chosen[arm] += 1
+    return chosen
+
+
+def _counts(experiment: Experiment, arm: str) -> tuple[int, int]:
+    """Users of an arm, and those who converted, over all phases."""
+    k = experiment.arms.index(arm)
+    tallies = [phase.tallies[k] for phase in experiment.phases]
+    return sum(tally.users for tally in tallies), sum(tally.active for tally in tallies)

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from streaming.errors import SettingError
-from streaming.experiments import Ramp, bandit_shares, with_challengers, without
+from streaming.experiments import (
+    Bandit,
+    Design,
+    Experiment,
+    Policy,
+    Ramp,
+    bandit_shares,
+    with_challengers,
+    without,
+)
 
 
 def test_ramp_climbs_by_users_and_time_and_stays_at_the_last_step() -> None:
@@ -37,19 +46,32 @@ def test_shares_keep_their_sum_and_proportions() -> None:
     assert without({"a": 0.5, "b": 0.5}, "b") == {"a": 1.0, "b": 0.0}
 
 
-def test_bandit_keeps_the_floor_and_prefers_the_better_arm() -> None:
-    shares = bandit_shares({"a": (5000, 250), "b": (5000, 400), "c": (0, 0)}, 0.1, seed=3)
+POLICIES: tuple[Policy, ...] = ("thompson", "ucb")
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_bandit_keeps_the_floor_and_prefers_the_better_arm(policy: Policy) -> None:
+    counts = {"a": (5000, 250), "b": (5000, 400), "c": (0, 0)}
+    shares = bandit_shares(counts, 0.1, seed=3, policy=policy)
     assert min(shares.values()) >= 0.1
-    assert shares["b"] > shares["a"]
+    assert shares["b"] > shares["a"] or policy == "ucb"  # who has no user yet comes first there
     assert sum(shares.values()) == pytest.approx(1.0)
-    assert shares == bandit_shares({"a": (5000, 250), "b": (5000, 400), "c": (0, 0)}, 0.1, seed=3)
+    assert shares == bandit_shares(counts, 0.1, seed=3, policy=policy)
+    assert bandit_shares({"a": (900, 45), "b": (900, 90)}, 0.2, 1, policy)["b"] > 0.7
 
 
-def test_bandit_loses_less_than_equal_shares() -> None:
+@pytest.mark.parametrize("policy", POLICIES)
+def test_bandit_without_any_user_divides_them_about_evenly(policy: Policy) -> None:
+    shares = bandit_shares({"a": (0, 0), "b": (0, 0)}, 0.05, 1, policy, users=50)
+    assert shares["a"] == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_bandit_loses_less_than_equal_shares(policy: Policy) -> None:
     rng = np.random.default_rng(5)
     rates, counts, lost = np.array([0.05, 0.1]), {"a": (0, 0), "b": (0, 0)}, 0.0
     for decision in range(10):
-        shares = bandit_shares(counts, 0.05, seed=decision)
+        shares = bandit_shares(counts, 0.05, decision, policy)
         sent = rng.multinomial(500, list(shares.values()))
         lost += float(sent @ (0.1 - rates))
         counts = {
@@ -57,6 +79,34 @@ def test_bandit_loses_less_than_equal_shares() -> None:
             for arm, n, rate in zip(counts, sent, rates, strict=True)
         }
     assert lost < 0.5 * (5000 * 0.025)
+
+
+def enter(experiment: Experiment, arm: int, users: int, converted: int) -> None:
+    """Users of one arm enter in the newest phase."""
+    outcomes = np.arange(users) < converted
+    phase = np.full(users, len(experiment.phases) - 1)
+    experiment.add(np.full(users, arm), outcomes.astype(np.float64), phase)
+
+
+def test_bandit_decides_after_its_users_and_not_again_before_as_many_more() -> None:
+    experiment = Experiment(Design(), {"a": 0.5, "b": 0.5, "c": 0.0})
+    bandit = Bandit("thompson", 0.1, users=400)
+    enter(experiment, 0, 200, 10)
+    enter(experiment, 1, 199, 60)
+    assert bandit.shares(experiment) is None
+    enter(experiment, 1, 1, 0)
+    found = bandit.shares(experiment, taken_out=["c"])
+    assert found == {"a": 0.1, "b": 0.9, "c": 0.0}  # the floor is that of arms that were not taken out
+    experiment.begin_phase(found, 1)
+    assert bandit.shares(experiment, ["c"]) is None
+    enter(experiment, 1, 400, 120)
+    assert bandit.shares(experiment, ["c"]) is None  # nothing would change
+
+
+def test_bandit_leaves_the_last_arm_as_it_is() -> None:
+    experiment = Experiment(Design(), {"a": 0.5, "b": 0.5})
+    enter(experiment, 0, 100, 10)
+    assert Bandit("ucb", 0.1, users=100).shares(experiment, taken_out=["b"]) is None
 
 
 def test_bandit_refuses_floors_and_counts_that_cannot_be() -> None:
