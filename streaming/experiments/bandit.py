@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Literal, cast
 
-from river import bandit, proba
+from river import bandit, proba, stats
 
 from streaming.errors import SettingError
 from streaming.experiments.experiment import Experiment
 
 Policy = Literal["thompson", "ucb"]
 
-DRAWS = 500  # choices that shares are counted from
+DRAWS = 500  # choices of Thompson sampling that shares are counted from
 EVERY = 500  # users from one decision to the next
 _WORTH = 0.02  # a change moves users, who are then left out: smaller ones are not made
 
@@ -69,9 +69,9 @@ class _Conversions(proba.Beta):
 class _UpperBounds(bandit.UCB):
     """River's UCB, updated by counts instead of one by one."""
 
-    def update(self, arm_id: str, rate: float, users: float) -> None:
+    def update(self, arm_id: str, rate: float, users: int = 1) -> None:
         """Add users of an arm with this rate of conversion."""
-        self._rewards[arm_id].update(rate, w=users)
+        cast(stats.Mean, self._rewards[arm_id]).update(rate, w=users)
         self._counts[arm_id] += users
         self._n += users
 
@@ -106,7 +106,7 @@ def bandit_shares(
             raise SettingError(f"bandit: {arm} has {converted} conversions of {entered} users.")
     chosen = _thompson(counts, seed) if policy == "thompson" else _ucb(counts, seed, users)
     free = 1.0 - floor * len(counts)
-    return {arm: round(floor + free * chosen[arm] / DRAWS, 6) for arm in counts}
+    return {arm: round(floor + free * chosen[arm] / chosen.total(), 6) for arm in counts}
 
 
 def _thompson(counts: dict[str, tuple[int, int]], seed: int) -> Counter[str]:
@@ -117,10 +117,10 @@ def _thompson(counts: dict[str, tuple[int, int]], seed: int) -> Counter[str]:
 
 
 def _ucb(counts: dict[str, tuple[int, int]], seed: int, users: int) -> Counter[str]:
-    """Choices with the rates held as they are; each stands for as many users as divide evenly into it."""
+    """Choices for so many users, with the rates held as they are."""
     everyone = sum(entered for entered, _ in counts.values())
     if not everyone:
-        return Counter({arm: DRAWS // len(counts) for arm in counts})
+        return Counter(counts.keys())
     rate = sum(converted for _, converted in counts.values()) / everyone
     # The bound is in standard deviations of an outcome, which river leaves to who calls it.
     policy = _UpperBounds(delta=sqrt(rate * (1.0 - rate)), seed=seed)
@@ -129,9 +129,9 @@ def _ucb(counts: dict[str, tuple[int, int]], seed: int, users: int) -> Counter[s
         if entered:
             policy.update(arm, rates[arm], entered)
     chosen: Counter[str] = Counter()
-    for _ in range(DRAWS):
+    for _ in range(users):
         arm = cast(str, policy.pull(list(counts)))
-        policy.update(arm, rates[arm], users / DRAWS)
+        policy.update(arm, rates[arm])
         chosen[arm] += 1
     return chosen
 
