@@ -172,6 +172,32 @@ class ServeSettings(Struct, frozen=True, forbid_unknown_fields=True):
     ] = 10.0
 
 
+class SessionSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """How the session transformer's worker cuts sessions, trains and is let in."""
+
+    idle: Annotated[
+        float, duration_form("Pause that ends a session; 0: a user's history is one session without an end.")
+    ] = 0.0
+    active_users: Annotated[
+        int,
+        Meta(ge=1, le=1_000_000_000, description="Users whose sequence embeddings are held in memory."),
+    ] = 200_000
+    gate: Annotated[
+        Literal["auto", "open", "shut"],
+        Meta(
+            description="Whether sequence embeddings are served: where their record is better (auto), always "
+            "(open), or never (shut)."
+        ),
+    ] = "auto"
+    compared: Annotated[
+        float,
+        Meta(ge=0, le=1, description="Share of events by which the gate compares them with the plain ones."),
+    ] = 0.05
+    behind: Annotated[
+        float, duration_form("Age of events from which on training is scaled down, so that refresh is not.")
+    ] = 0.5
+
+
 class VersionSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """When a version counts as ready to serve: as soon as one of these holds."""
 
@@ -217,6 +243,7 @@ class Settings(Struct, frozen=True):
     items: ItemSettings = ItemSettings()
     worker: WorkerSettings = WorkerSettings()
     serve: ServeSettings = ServeSettings()
+    sessions: SessionSettings = SessionSettings()
     versions: VersionSettings = VersionSettings()
     kafka: KafkaSettings = KafkaSettings()
     kafka_client: Mapping[str, Any] = {}
