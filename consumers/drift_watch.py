@@ -47,6 +47,7 @@ class DriftWatch:
         families.info.labels(version, learned.spec.learner).set(1)
         self._watermark = families.watermark.labels(version)
         self._version_events = families.version_events.labels(version)
+        self._version_bad = families.version_bad.labels(version)
         self._pending = families.pending.labels(version)
         self._recent_loss = families.recent_loss.labels(version)
         self._alarms = {signal: families.drift_alarms.labels(version, signal) for signal in SIGNALS}
@@ -83,6 +84,7 @@ class DriftWatch:
         learned = self._learned
         self._pending.set(learned.pending)
         self._version_events.set(learned.ledger.number)
+        self._version_bad.set(learned.ledger.bad)
         self._watermark.set(learned.ledger.watermark)
         for kind, now in self._counted_new().items():
             self._new[kind].inc(max(0, now - self._told_new[kind]))

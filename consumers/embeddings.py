@@ -6,6 +6,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import median
 from threading import Event as Flag
 from typing import NamedTuple
 
@@ -25,8 +26,8 @@ from streaming.learners.loop import Batch, Outcome
 logger = structlog.get_logger()
 
 LAG_S = 5.0  # between two reports of the lag, without a commit
-_COSTS = 8  # newest commits whose mean cost sets the pace: a slow one alone must not
-_LONGER = 1.3  # what a commit may cost, as a multiple of that mean
+_NEWEST = 8  # commits whose cost sets the pace: a slow one alone must not
+_AIM = 0.95  # of the share of time that commits may take
 POLL_S = 0.1  # longest wait for records; a due commit and a stop wait no longer than this
 
 
@@ -47,14 +48,24 @@ class Pace:
     share: float = 0.1
     events: int = 0
 
-    def interval_s(self, cost_s: float) -> float:
-        """Time to let pass between commits that take `cost_s` each, and three tenths longer where they grow.
+    def interval_s(self, costs: Sequence[float], took: Sequence[float]) -> float:
+        """Time to let pass before the next commit.
 
-        >>> round(Pace().interval_s(0.1), 3)
-        1.17
+        The next one is taken to cost what is usual, or more where costs rise, as they do while longer
+        intervals change more rows. What the newest ones took beyond their share is made up for little by
+        little, so that one slow sync makes no long interval and the share holds all the same.
+
+        Args:
+            costs: seconds of the newest commits, of `_NEWEST` at most.
+            took: seconds from the end of the one before to the end of each.
+
+        >>> round(Pace().interval_s([0.1, 0.1], [1.2, 1.2]), 2), Pace().interval_s([0.01], [0.3])
+        (0.95, 0.25)
         """
-        wanted = _LONGER * cost_s * (1.0 - self.share) / self.share
-        return min(self.longest_s, max(self.shortest_s, wanted))
+        aim = _AIM * self.share
+        usual = max(median(costs), min(costs[-2:]))
+        owed = max(0.0, sum(costs) / aim - sum(took))
+        return min(self.longest_s, max(self.shortest_s, usual * (1.0 - aim) / aim + owed / _NEWEST))
 
 
 @dataclass(slots=True)
@@ -110,18 +121,6 @@ def learn_events(
     return Took(resolving, learning)
 
 
-def _typical(costs: Sequence[float]) -> float:
-    """What the next commit may cost, by the newest ones.
-
-    One slow sync counts only by its part of the mean, so that it makes no long interval; costs that rise
-    with the interval, because more rows change in a longer one, are followed.
-
-    >>> _typical([1.0, 1.0, 1.0, 5.0]), _typical([1.0, 2.0, 4.0, 8.0])
-    (2.0, 4.0)
-    """
-    return max(sum(costs) / len(costs), min(list(costs)[-2:]))
-
-
 class EmbeddingWorker:
     """Learns a version from an event log until it is told to stop, or the log has ended.
 
@@ -162,7 +161,9 @@ class EmbeddingWorker:
         self._strays = Strays()
         self._arrived: list[float] = []  # of slices that are learned but not durable
         self._due = self._lag_due = 0.0
-        self._costs: deque[float] = deque(maxlen=_COSTS)  # seconds of the newest commits
+        self._committed_at = 0.0  # end of the newest commit
+        self._costs: deque[float] = deque(maxlen=_NEWEST)  # seconds of the newest commits
+        self._took: deque[float] = deque(maxlen=_NEWEST)  # and from the one before to the end of each
 
     def run(self, stop: Flag) -> Totals:
         """The loop.
@@ -222,7 +223,10 @@ class EmbeddingWorker:
         if not self.learned.compiled:
             learner = self.learned.spec.learner
             logger.info("kernels_compiling", learner=learner, takes="up to a minute, the first time")
-        self._due = time.monotonic() + self._pace.shortest_s
+        self._metrics.observe_begin(self.learned)
+        self._report_state()
+        self._committed_at = time.monotonic()
+        self._due = self._committed_at + self._pace.shortest_s
 
     def take(self, found: Slice, polled_s: float = 0.0) -> None:
         """Steps 2 to 6 for one slice."""
@@ -340,9 +344,12 @@ class EmbeddingWorker:
             self._dead_letters.sync()  # 1
         rows = self.learned.commit()  # 2
         self.log.committed({s.name: s.next_offset for s in ledger.sources})  # 3
-        cost, now = time.monotonic() - begun, time.time()
+        ended, now = time.monotonic(), time.time()
+        cost = ended - begun
         self._costs.append(cost)
-        self._due = time.monotonic() + self._pace.interval_s(_typical(self._costs))
+        self._took.append(ended - self._committed_at)
+        self._committed_at = ended
+        self._due = ended + self._pace.interval_s(list(self._costs), list(self._took))
         self.totals.commits += 1
         self.totals.commit_seconds += cost
         self.totals.freshness_s = [now - moment for moment in self._arrived]
@@ -355,9 +362,15 @@ class EmbeddingWorker:
         self._metrics.observe_lag({ledger.partition(source): left for source, left in self.log.lag().items()})
 
     def _report(self, cost: float, now: float, rows: int) -> None:
-        learned, metrics = self.learned, self._metrics
-        metrics.observe_commit(seconds=cost, arrived=self._arrived, now=now)
+        self._metrics.observe_commit(seconds=cost, arrived=self._arrived, now=now)
         self._report_lag()
+        self._report_state()
+        events = self.learned.ledger.number
+        logger.debug("batch_committed", events=events, rows=rows, duration_s=round(cost, 4))
+
+    def _report_state(self) -> None:
+        """Where the version stands: at the start, so that a restart shows no zeros, and after commits."""
+        learned, metrics = self.learned, self._metrics
         summary = learned.prequential.summary()
         recent = learned.prequential.window()
         ratios = {("overall", "all", k): summary["overall"][f"hr@{k}"] for k in (10, 20)}
@@ -368,4 +381,3 @@ class EmbeddingWorker:
             rows={"user_in_memory": learned.users.held, "item": learned.items.count},
             bytes_by_part=learned.store.sizes(),
         )
-        logger.debug("batch_committed", events=learned.ledger.number, rows=rows, duration_s=round(cost, 4))

@@ -65,8 +65,8 @@ def memory_limit() -> int | None:
 def announced(home: Path, name: str, address: str) -> Iterator[Path]:
     """Tell Prometheus and `freshet watch` where a page is: a file of targets in the home directory.
 
-    A process that is killed leaves its file, so that its end is seen as a target that does not answer;
-    one that ends as it should takes it away.
+    A process that is killed or ends with an error leaves its file, so that its end is seen as a target that
+    does not answer; one that ends as it should takes it away.
 
     Args:
         name: of the process, as "work-mine"; the next process of this name writes over the file.
@@ -78,11 +78,15 @@ def announced(home: Path, name: str, address: str) -> Iterator[Path]:
     half.write_text(json.dumps([{"targets": [address], "labels": {"process": name}}]) + "\n")
     half.replace(path)
     written = path.read_text()
+    failed = False
     try:
         yield path
+    except Exception:
+        failed = True
+        raise
     finally:
         # Another process of the same name may have taken the place meanwhile.
-        if path.exists() and path.read_text() == written:
+        if not failed and path.exists() and path.read_text() == written:
             path.unlink()
 
 

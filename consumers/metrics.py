@@ -149,6 +149,9 @@ class WorkerMetrics:
         self.version_events = self._gauge(
             "version_events", "Events that the version has learned in all, as its store counts them."
         )
+        self.version_bad = self._gauge(
+            "version_bad_records", "Records that the version has refused in all, as its store counts them."
+        )
         self.new_ids = self._counter("new_ids", "Users and items that were never seen before.", "kind")
         self.rows = self._gauge("rows", "Rows the version knows.", "kind")
         self.cache_hits = self._counter("user_cache_hits", "Users found in memory.")
@@ -190,6 +193,10 @@ class VersionMetrics:
         if self._watch is None:
             self._watch = DriftWatch(self._families, self._version, learned)
         return self._watch
+
+    def observe_begin(self, learned: Learned) -> None:
+        """A worker begins: gauges show where the version stands before anything more is learned."""
+        self.watching(learned).report()
 
     def observe_turn(self, wall: float | None = None, steady: float | None = None) -> None:
         """The loop went round once: it is alive, whether or not there was anything to learn.

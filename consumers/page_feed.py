@@ -23,7 +23,7 @@ from consumers.serving import OverloadedError, Serving
 from consumers.watch import Samples, Watch
 from state.answers import Answers
 from state.evaluations import TOTALS
-from state.ledger import unsealed
+from state.ledger import bad_records, unsealed
 from state.reader import Origin
 from streaming.errors import FreshetError
 from streaming.evaluation import SEGMENTS, Prequential
@@ -45,6 +45,7 @@ class _Look(NamedTuple):
     as_of: float | None
     items: int
     vectors: bool
+    bad: int
     totals: bytes | None
 
 
@@ -53,7 +54,8 @@ def _look(found: Answers) -> _Look:
     totals = learned.store.get_many([TOTALS])[0]
     vectors = any(field.name == "vector" for field in learned.layout.item)
     as_of = found.as_of.timestamp() if found.as_of is not None else None
-    return _Look(learned.spec.learner, learned.ledger.number, as_of, learned.items.count, vectors, totals)
+    number, bad = learned.ledger.number, bad_records(learned.store)
+    return _Look(learned.spec.learner, number, as_of, learned.items.count, vectors, bad, totals)
 
 
 class _Seen:
@@ -204,10 +206,11 @@ class PageFeed:
         """Versions that are worth reading: those that serve, those that a worker has or had in memory."""
         arms = self._serving.arms()
         alone = len(arms) == 1
+        announced = {name.removeprefix("work-") for name in self._pages}
         found = [
             (arm not in ("champion", "share"), name)
             for name, (arm, _) in arms.items()
-            if alone or arm in ("champion", "share") or self._serving.has_tables(name)
+            if alone or arm in ("champion", "share") or self._serving.has_tables(name) or name in announced
         ]
         return [name for _, name in sorted(found)[:MOST_VERSIONS]]
 
@@ -307,7 +310,7 @@ class PageFeed:
             "vectors": look.vectors if look is not None else False,
             "events_per_second": rate,
             "lag": row.get("lag") if row is not None else None,
-            "dead_letters": row.get("dead_letters") if row is not None else None,
+            "dead_letters": look.bad if look is not None else None,
             "steps_skipped": row.get("steps_skipped") if row is not None else None,
             **figures,
         }

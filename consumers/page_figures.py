@@ -132,6 +132,7 @@ def worst(
     Args:
         error: why it cannot be read.
         opened: whether it was read at all.
+        worker: whether one has its tables in memory; a worker may also keep them to itself.
         age_s: since its worker said that it had learned what there was.
         page_state: what the worker's metrics page says; None where it has announced none.
     """
@@ -139,12 +140,14 @@ def worst(
         return "bad", error
     if not opened:
         return "busy", "being opened"
-    if not worker:
+    if not worker and page_state is None:
         return ("bad" if serves else "idle"), "no worker is learning it"
-    if age_s > STUCK_S and not rate:
+    if worker and age_s > STUCK_S and not rate:
         return "bad", f"its worker stands still for {age_s:.0f} s"
     if page_state is None:
         return "well", "learning; it has announced no metrics page"
     if page_state in ("starting", "not read yet") or page_state.startswith("replaying"):
         return "busy", page_state
-    return ("well", "learning") if page_state == "well" else ("bad", page_state)
+    if page_state != "well":
+        return "bad", page_state
+    return "well", "learning" if worker else "learning; answers come from its commits"

@@ -115,19 +115,20 @@ class Watch:
         now = seen.now
         assert now is not None
         samples = now.samples
-        lag = _lag(samples, version)
-        evaluated = _sum(samples, "freshet_evaluated_events_total", version, segment="overall")
-        hits = _sum(samples, "freshet_prequential_hits_total", version, segment="overall", k="10")
+        lags = _values(samples, "freshet_lag", version)
+        hits = _values(
+            samples, "freshet_prequential_hit_ratio", version, segment="overall", window="all", k="10"
+        )
         rate = self._rate(seen, "freshet_events_total", version)
         return {
             "version": version,
-            "state": _state(seen, now, version, lag, rate),
+            "state": _state(seen, now, version, sum(lags), rate),
             "events": int(_sum(samples, "freshet_version_events", version)),
             "events_per_second": rate,
-            "lag": lag,
+            "lag": sum(lags) if lags and not math.isnan(sum(lags)) else None,
             "freshness_p99_seconds": _quantile(samples, version, 0.99),
-            "hit_rate_at_10": hits / evaluated if evaluated else None,
-            "dead_letters": int(_sum(samples, "freshet_records_bad_total", version)),
+            "hit_rate_at_10": hits[0] if hits and not math.isnan(hits[0]) else None,
+            "dead_letters": int(_sum(samples, "freshet_version_bad_records", version)),
             "steps_skipped": int(_sum(samples, "freshet_steps_skipped_total", version)),
             "drift_alarms": int(_sum(samples, "freshet_drift_alarms_total", version)),
         }
@@ -142,7 +143,7 @@ class Watch:
         return (gone - then if gone >= then else gone) / (now.steady - before.steady)
 
 
-def _state(seen: Seen, now: Reading, version: str, lag: float | None, rate: float | None) -> str:
+def _state(seen: Seen, now: Reading, version: str, lag: float, rate: float | None) -> str:
     since = now.steady - seen.turned[version][1]
     turns = seen.turned[version][0]
     heartbeat = _sum(now.samples, "freshet_heartbeat_timestamp_seconds", version)
@@ -153,7 +154,7 @@ def _state(seen: Seen, now: Reading, version: str, lag: float | None, rate: floa
     # Seen for the first time, only its own clock tells how long ago the loop turned.
     if abs(now.wall - heartbeat) > CLOCK_S:
         return f"loop or clock is {abs(now.wall - heartbeat):.0f} s away from here"
-    if lag is None:
+    if math.isnan(lag):
         return "lag is not known: Kafka is out of reach"
     if lag > _BEHIND and (rate is None or rate > 0):
         return "replaying: learns what is past"
@@ -165,13 +166,12 @@ def _versions(samples: Samples) -> list[str]:
 
 
 def _sum(samples: Samples, name: str, version: str, **labels: str) -> float:
+    return sum(_values(samples, name, version, **labels))
+
+
+def _values(samples: Samples, name: str, version: str, **labels: str) -> list[float]:
     wanted = {"version": version, **labels}.items()
-    return sum(v for (n, found), v in samples.items() if n == name and wanted <= dict(found).items())
-
-
-def _lag(samples: Samples, version: str) -> float | None:
-    lags = [v for (n, f), v in samples.items() if n == "freshet_lag" and dict(f).get("version") == version]
-    return None if any(math.isnan(v) for v in lags) else sum(lags)
+    return [v for (n, found), v in samples.items() if n == name and wanted <= dict(found).items()]
 
 
 def _quantile(samples: Samples, version: str, q: float) -> float | None:

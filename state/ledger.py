@@ -171,6 +171,12 @@ class Ledger:
         return ledger
 
 
+def bad_records(store: Store) -> int:
+    """Records that were no events, as of the newest commit; the journal is not read."""
+    totals = store.get_many([b"mledger"])[0]
+    return int(json.loads(unsealed(b"mledger", totals))["bad"]) if totals is not None else 0
+
+
 def journal_of(store: Store) -> Iterator[JournalSlice]:
     """The slices of the log in the order in which they were learned."""
     for key, value in store.scan(b"j"):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from consumers.machine_metrics import MachineMetrics, announced, announced_addresses
@@ -20,6 +21,12 @@ def test_process_that_ends_takes_its_target_away_and_a_killed_one_leaves_it(tmp_
         killed.__enter__()
         assert announced_addresses(tmp_path) == {"work-a": "127.0.0.1:1", "work-b": "127.0.0.1:2"}
     assert list(announced_addresses(tmp_path)) == ["work-b"]
+
+
+def test_process_that_ends_with_an_error_leaves_its_target(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="disk"), announced(tmp_path, "work-a", "127.0.0.1:1"):
+        raise OSError("the disk is full")
+    assert list(announced_addresses(tmp_path)) == ["work-a"]
 
 
 def test_next_process_of_a_name_takes_the_place_and_keeps_it(tmp_path: Path) -> None:

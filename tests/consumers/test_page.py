@@ -173,8 +173,10 @@ def test_freshness_and_drift_come_from_what_was_added_since() -> None:
     ("known", "state", "words"),
     [
         ({}, "well", "learning"),
-        ({"worker": False}, "bad", "no worker"),
-        ({"worker": False, "serves": False}, "idle", "no worker"),
+        ({"worker": False, "page_state": None}, "bad", "no worker"),
+        ({"worker": False, "page_state": None, "serves": False}, "idle", "no worker"),
+        ({"worker": False, "page_state": "does not answer", "serves": False}, "bad", "does not answer"),
+        ({"worker": False}, "well", "from its commits"),
         ({"age_s": 20.0, "rate": 0.0}, "bad", "stands still for 20 s"),
         ({"age_s": 20.0, "rate": None}, "bad", "stands still"),
         ({"page_state": "does not answer (timed out)"}, "bad", "does not answer"),

@@ -19,7 +19,8 @@ class Page:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.metrics: VersionMetrics = WorkerMetrics(self.registry).of("a")
+        self.families = WorkerMetrics(self.registry)
+        self.metrics: VersionMetrics = self.families.of("a")
         self.address = f"127.0.0.1:{serve_metrics(self.registry, 0)}"
 
 
@@ -37,6 +38,7 @@ def test_figures_are_those_of_the_page_and_rates_those_between_two_readings() ->
     assert row(watch)["events_per_second"] is None
     page.metrics.observe_turn()
     page.metrics.observe_batch(events=500, steps={}, bad={"user": 2})
+    page.families.version_bad.labels("a").set(2)
     page.metrics.observe_commit(seconds=0.1, arrived=[99.5], now=100.0)
     now = row(watch)
     assert now["state"] == "well"
