@@ -48,24 +48,33 @@ class Pace:
     share: float = 0.1
     events: int = 0
 
-    def interval_s(self, costs: Sequence[float], took: Sequence[float]) -> float:
-        """Time to let pass before the next commit.
-
-        The next one is taken to cost what is usual, or more where costs rise, as they do while longer
-        intervals change more rows. What the newest ones took beyond their share is made up for little by
-        little, so that one slow sync makes no long interval and the share holds all the same.
+    def owed_s(self, owed_s: float, cost: float, took: float) -> float:
+        """By how much commits came too early for their share, one more of them counted.
 
         Args:
-            costs: seconds of the newest commits, of `_NEWEST` at most.
-            took: seconds from the end of the one before to the end of each.
+            cost: seconds of that commit.
+            took: seconds from the end of the one before to its end.
+        """
+        owed_s += cost / (_AIM * self.share) - took
+        return min(max(0.0, owed_s), _NEWEST * self.longest_s)
 
-        >>> round(Pace().interval_s([0.1, 0.1], [1.2, 1.2]), 2), Pace().interval_s([0.01], [0.3])
+    def interval_s(self, costs: Sequence[float], owed_s: float = 0.0) -> float:
+        """Time to let pass before the next commit.
+
+        It is taken to cost what is usual, or more where costs rise, as they do while longer intervals
+        change more rows. What is owed is made up for little by little, so that one slow sync makes no long
+        interval and the share holds all the same.
+
+        Args:
+            costs: seconds of the newest commits.
+
+        >>> round(Pace().interval_s([0.1, 0.1]), 2), Pace().interval_s([0.01])
         (0.95, 0.25)
         """
         aim = _AIM * self.share
         usual = max(median(costs), min(costs[-2:]))
-        owed = max(0.0, sum(costs) / aim - sum(took))
-        return min(self.longest_s, max(self.shortest_s, usual * (1.0 - aim) / aim + owed / _NEWEST))
+        wanted = usual * (1.0 - aim) / aim + owed_s / _NEWEST
+        return min(self.longest_s, max(self.shortest_s, wanted))
 
 
 @dataclass(slots=True)
@@ -163,7 +172,7 @@ class EmbeddingWorker:
         self._due = self._lag_due = 0.0
         self._committed_at = 0.0  # end of the newest commit
         self._costs: deque[float] = deque(maxlen=_NEWEST)  # seconds of the newest commits
-        self._took: deque[float] = deque(maxlen=_NEWEST)  # and from the one before to the end of each
+        self._owed = 0.0  # seconds by which they came too early for their share
 
     def run(self, stop: Flag) -> Totals:
         """The loop.
@@ -347,9 +356,9 @@ class EmbeddingWorker:
         ended, now = time.monotonic(), time.time()
         cost = ended - begun
         self._costs.append(cost)
-        self._took.append(ended - self._committed_at)
+        self._owed = self._pace.owed_s(self._owed, cost, ended - self._committed_at)
         self._committed_at = ended
-        self._due = ended + self._pace.interval_s(list(self._costs), list(self._took))
+        self._due = ended + self._pace.interval_s(list(self._costs), self._owed)
         self.totals.commits += 1
         self.totals.commit_seconds += cost
         self.totals.freshness_s = [now - moment for moment in self._arrived]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Event as Flag
 from typing import Any
@@ -249,14 +250,44 @@ def test_learning_asks_for_a_commit_only_where_dirty_users_fill_the_cache() -> N
     assert asked[0] >= 10
 
 
+def paced(cost_of: Callable[[int, float], float], commits: int) -> tuple[list[float], list[float]]:
+    """Intervals before commits, and what each then cost: a function of its number and its interval."""
+    pace, costs, intervals, owed = Pace(), list[float](), [Pace().shortest_s], 0.0
+    for number in range(commits):
+        costs.append(cost_of(number, intervals[-1]))
+        owed = pace.owed_s(owed, costs[-1], intervals[-1] + costs[-1])
+        intervals.append(pace.interval_s(costs[-8:], owed))
+    return intervals[:-1], costs
+
+
 @pytest.mark.parametrize(
-    ("cost", "interval"), [(0.0, 0.25), (0.01, 0.25), (0.1, 1.17), (1.0, 11.7), (5.0, 30.0), (100.0, 30.0)]
+    ("cost", "interval"), [(0.001, 0.25), (0.02, 0.1905), (0.1, 0.9526), (1.0, 9.526), (5.0, 30.0)]
 )
 def test_interval_keeps_commits_to_their_share_within_its_bounds(cost: float, interval: float) -> None:
-    assert Pace().interval_s(cost) == pytest.approx(interval)
+    intervals, _ = paced(lambda number, interval: cost, 60)
+    assert intervals[-1] == pytest.approx(max(interval, 0.25), rel=1e-3)
     if 0.25 < interval < 30.0:
-        next_cost = 1.3 * cost
-        assert next_cost / (next_cost + interval) == pytest.approx(0.1)
+        assert cost / (cost + intervals[-1]) == pytest.approx(0.095, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "cost_of",
+    [
+        lambda number, interval: 0.2 * (1.0 - math.exp(-interval)),  # a longer interval changes more rows
+        lambda number, interval: 0.05 + 0.002 * number,  # more items come
+        lambda number, interval: 0.1 * (1.0 + 0.5 * math.sin(number)),
+        lambda number, interval: 1.0 if number % 20 == 10 else 0.1,
+    ],
+    ids=["by interval", "rising", "varying", "slow syncs"],
+)
+def test_commits_keep_to_their_share_where_their_cost_changes(cost_of: Callable[[int, float], float]) -> None:
+    intervals, costs = paced(cost_of, 200)
+    assert 0.08 < sum(costs) / (sum(costs) + sum(intervals)) <= 0.1
+
+
+def test_one_slow_sync_makes_no_long_interval() -> None:
+    intervals, _ = paced(lambda number, interval: 1.0 if number == 20 else 0.1, 40)
+    assert max(intervals) < 2.5 * intervals[20]
 
 
 def test_change_of_rules_is_noted_where_it_happened(tmp_path: Path) -> None:
