@@ -36,7 +36,7 @@ from state.releases import Released, Releases
 from state.rocksdb import RocksStore
 from streaming.errors import FreshetError, InputVanishedError, StoreLockedError, VersionError
 from streaming.events import Ids
-from streaming.experiments import Design, Experiment, Ramp, summary, winner, with_challengers, without
+from streaming.experiments import Bandit, Design, Experiment, Ramp, summary, winner, with_challengers, without
 from streaming.exposures import Exposure, Happening, Outcome
 from streaming.joining import SECOND, Joiner
 from streaming.routing import Route, divided
@@ -365,6 +365,13 @@ class Outcomes:
         for arm in self.trial.arms[1:]:
             self._metrics.acted.labels(self._name, arm).set(arm in self._taken_out())
 
+    def _decided(self, last: dict[str, float]) -> dict[str, float] | None:
+        """What the bandit wants, the shares that hold until it decides anew; None without a bandit."""
+        if self.trial.bandit is None:
+            return None
+        found = Bandit(self.trial.bandit, self.trial.floor).shares(self.experiment, self._taken_out())
+        return last if found is None else found
+
     def verdict(self) -> dict[str, Any]:
         """What `freshet experiment status` shows."""
         return {
@@ -386,8 +393,8 @@ class Outcomes:
             logger.warning("experiment_route_taken_away", experiment=trial.name)
             self.trial = self._experiments.get(self._name)
             return
-        shares = wanted_shares(trial, self.ramp, self._taken_out())
         last = trial.phases[-1].shares
+        shares = wanted_shares(trial, self.ramp, self._taken_out(), self._decided(last))
         if all(abs(share - last[arm]) < 1e-9 for arm, share in shares.items()):
             return
         out = [arm for arm in self._taken_out() if last[arm] > 0.0]
@@ -399,14 +406,18 @@ class Outcomes:
         self.trial = self._experiments.get(self._name)
 
 
-def wanted_shares(trial: Trial, ramp: Ramp | None, taken_out: Iterable[str]) -> dict[str, float]:
-    """Shares after the ramp's step and the guardrails.
+def wanted_shares(
+    trial: Trial, ramp: Ramp | None, taken_out: Iterable[str], decided: dict[str, float] | None = None
+) -> dict[str, float]:
+    """Shares after the ramp's step, or the bandit's decision, and the guardrails.
 
     >>> trial = Trial("x", {"a": 0.9, "b": 0.1}, "buy", {}, "s", 1, 0)
     >>> wanted_shares(trial, Ramp((0.25, 0.5)), []), wanted_shares(trial, None, ["b"])
     ({'a': 0.75, 'b': 0.25}, {'a': 1.0, 'b': 0.0})
     """
-    shares = dict(trial.shares) if ramp is None else with_challengers(dict(trial.shares), ramp.share)
+    shares = dict(trial.shares if decided is None else decided)
+    if ramp is not None:
+        shares = with_challengers(shares, ramp.share)
     for arm in taken_out:
         shares = without(shares, arm)
     return shares

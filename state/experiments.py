@@ -50,6 +50,8 @@ class Trial(msgspec.Struct, frozen=True):
         metric: type of the events that count.
         design: what `streaming.experiments.Design` takes.
         ramp: shares of the challengers together, step by step; empty: at once.
+        bandit: what decides the shares from outcomes; None: they are those that were asked for.
+        floor: least share of an arm under a bandit.
         salt: of the route.
         window_us, lateness_us: as the joiner takes them.
         phases: the first begins with the experiment; the last one ends it.
@@ -66,6 +68,8 @@ class Trial(msgspec.Struct, frozen=True):
     ramp: tuple[float, ...] = ()
     ramp_users: int = 500
     ramp_seconds: float = 0.0
+    bandit: Literal["thompson", "ucb"] | None = None
+    floor: float = 0.0
     state: Literal["starting", "running", "stopped", "concluded"] = "starting"
     phases: tuple[Phase, ...] = ()
     winner: str | None = None
