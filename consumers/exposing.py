@@ -18,7 +18,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter
 
 from consumers.posting import DurableLog, Posted
-from state.answers import Recommended
+from state.answer_forms import Recommended
 from state.experiments import Experiments
 from streaming.errors import FreshetError
 

@@ -15,16 +15,7 @@ from msgspec import Meta, Struct
 from consumers.exposing import Shown
 from consumers.server_errors import JSON, ErrorBody, ErrorForm, Problem
 from consumers.serving import Arm, Standing
-from state.answers import (
-    MOST,
-    Embedding,
-    Near,
-    Recommendations,
-    Recommended,
-    Scored,
-    Scores,
-    Similar,
-)
+from state.answer_forms import MOST, Embedding, Near, Recommendations, Recommended, Scored, Scores, Similar
 from state.reasons import Reason
 
 ID_WORDS = "The id, percent-encoded."

@@ -25,7 +25,8 @@ from consumers.server_forms import (
 )
 from consumers.server_routes import Route, check_id, decoded, reply
 from consumers.serving import Placed, Serving, Told
-from state.answers import MOST, Answers, Embedding, Kind
+from state.answer_forms import MOST, Embedding, Kind
+from state.answers import Answers
 from state.ranking import Measure
 
 # The id may hold slashes, encoded or not.

@@ -5,99 +5,35 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Literal
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from state.answer_forms import (
+    Embedding,
+    Kind,
+    Near,
+    Recommendations,
+    Recommended,
+    RepresentedBy,
+    Scored,
+    Scores,
+    Similar,
+    check_count,
+)
 from state.catalogue import Listing
 from state.erasure import check_forgotten
-from state.guests import OWN_PARTS, Guests, checked
+from state.guests import Guests, checked
 from state.learned import Learned
-from state.ranking import Measure, compare, top
+from state.ranking import Measure, top
 from state.reasons import Reason, strongest
+from state.similar import nearest_items, nearest_users, neighbours
 from state.versions import Version
 from state.view import View
 from streaming import learners
 from streaming.errors import UnknownIdError, UsageError, VersionError
 
-Kind = Literal["user", "item"]
-RepresentedBy = Literal["row", "history", "popularity"]
-
-MOST = 10_000  # answers to one question
-_BLOCK = 8192  # rows that are compared at one go
 _SAMPLE = 64  # items whose mean is the average item of the reasons
-
-
-class Recommended(msgspec.Struct, frozen=True):
-    """An item with its score and what speaks for it, the strongest first."""
-
-    item: str
-    score: float
-    because: list[Reason]
-
-
-class Recommendations(msgspec.Struct, frozen=True):
-    """Items for a user, best first; `as_of` is the event time of the newest event that is in them."""
-
-    user: str
-    version: str
-    represented_by: RepresentedBy
-    as_of: datetime | None
-    items: list[Recommended]
-
-
-class Embedding(msgspec.Struct, frozen=True):
-    """A vector; a user's includes what was pooled from the history, where the learner pools."""
-
-    kind: Kind
-    id: str
-    version: str
-    dimension: int
-    vector: list[float]
-    events: int
-    last_seen: datetime
-
-
-class Near(msgspec.Struct, frozen=True):
-    """An id with its dot product, cosine or Euclidean distance, or its weight among an item's neighbours."""
-
-    id: str
-    score: float
-
-
-class Similar(msgspec.Struct, frozen=True):
-    """Ids of the same kind, nearest first."""
-
-    kind: Kind
-    id: str
-    version: str
-    by: Literal["dot", "cosine", "euclidean", "neighbours"]
-    as_of: datetime | None
-    similar: list[Near]
-
-
-class Scored(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An item with its score; None where the version has never seen it.
-
-    Attributes:
-        available: whether the catalogue lets it be served; absent without a catalogue.
-    """
-
-    item: str
-    score: float | None
-    available: bool | None = None
-
-
-class Scores(msgspec.Struct, frozen=True):
-    """Scores of items for a user, in the order asked for."""
-
-    user: str
-    version: str
-    represented_by: RepresentedBy
-    as_of: datetime | None
-    scores: list[Scored]
 
 
 class Answers:
@@ -225,14 +161,17 @@ class Answers:
                     f'The learner "{self.learned.learner.name}" of version "{self.version}" keeps lists of '
                     f"neighbours, no vectors, so there is no {by} of two items. Leave the measure out."
                 )
-            return Similar(
-                kind, name, self.version, "neighbours", self.as_of, self._neighbours(name, k, allowed)
-            )
+            found = neighbours(self.learned, self._guest, self._item_slot(name), k, allowed)
+            near = [Near(*one) for one in found]
+            return Similar(kind, name, self.version, "neighbours", self.as_of, near)
         by = by or "cosine"
+        self._must_have_vectors(kind)
         if kind == "item":
-            nearest = self._nearest_items(name, k, by, allowed)
+            nearest = nearest_items(self.learned, self._item_slot(name), k, by, allowed)
         else:
-            nearest = self._nearest_users(name, k, by)
+            self._known_user(name)
+            mine = self._guest.vectors(1)[0].copy()
+            nearest = nearest_users(self.learned, name, mine, k, by)
         near = [Near(i, -s if by == "euclidean" else s) for i, s in nearest]
         return Similar(kind, name, self.version, by, self.as_of, near)
 
@@ -310,52 +249,6 @@ class Answers:
         ]
         return [strongest(row, past) for row in parts.tolist()]
 
-    def _nearest_items(
-        self, name: str, k: int, by: Measure, allowed: NDArray[np.bool_] | None
-    ) -> list[tuple[str, float]]:
-        self._must_have_vectors("item")
-        slot, items = self._item_slot(name), self.learned.items
-        vectors = items.rows.floats[: items.count, self.learned.layout.column("item", "vector")]
-        near = np.concatenate(
-            [compare(vectors[i : i + _BLOCK], vectors[slot], by) for i in range(0, items.count, _BLOCK)]
-        )
-        near[slot] = -np.inf
-        if allowed is not None:
-            near[~allowed] = -np.inf
-        best = top(near, k, items.rows.events[: items.count])
-        return [(self._item(s), float(near[s])) for s in best.tolist()]
-
-    def _nearest_users(self, name: str, k: int, by: Measure) -> list[tuple[str, float]]:
-        self._must_have_vectors("user")
-        self._known_user(name)
-        mine, own_id = self._guest.vectors(1)[0].copy(), name.encode()
-        guests = Guests(self.learned, _BLOCK)
-        names: list[bytes] = []
-        scores = np.zeros(0, np.float32)
-        for part in guests.scan():
-            near = compare(guests.vectors(len(part)), mine, by)
-            near[~guests.alive(len(part))] = -np.inf
-            if own_id in part:
-                near[part.index(own_id)] = -np.inf
-            names, scores = names + part, np.concatenate([scores, near])
-            best = top(scores, k, np.zeros(len(scores), np.uint32))
-            names, scores = [names[i] for i in best.tolist()], scores[best]
-        return [(name.decode(), score) for name, score in zip(names, scores.tolist(), strict=True)]
-
-    def _neighbours(self, name: str, k: int, allowed: NDArray[np.bool_] | None) -> list[Near]:
-        """Items in the item's lists, by what it would add to their scores were it a user's whole history."""
-        slot, items = self._item_slot(name), self.learned.items
-        lists = items.neighbours
-        serials = np.concatenate([lists.serial[i, slot, :n] for i, n in enumerate(lists.length[:, slot])])
-        slots = np.unique(items.slot_of_serial[serials])
-        slots = slots[(slots >= 0) & (slots != slot)]
-        if allowed is not None:
-            slots = slots[allowed[slots]]
-        self._guest.had_only(int(items.serial[slot]))
-        weights = self._guest.parts(slots)[:, OWN_PARTS]
-        best = top(weights, k, items.rows.events[slots])
-        return [Near(self._item(slots[i]), float(weights[i])) for i in best.tolist()]
-
     def _has_vectors(self, kind: Kind) -> bool:
         if kind == "user" and self.learned.learner.query is not None:
             return True
@@ -423,16 +316,6 @@ def learners_with_vectors() -> list[str]:
     """Names of the learners whose items have vectors."""
     loaded = [learners.load(name) for name in learners.names()]
     return [one.name for one in loaded if any(f.name == "vector" for f in one.layout(one.options()).item)]
-
-
-def check_count(k: int) -> None:
-    """Refuse a number of answers that cannot be.
-
-    Raises:
-        UsageError: k is not between 1 and MOST.
-    """
-    if not 1 <= k <= MOST:
-        raise UsageError(f"The number of answers (-k) must be between 1 and {MOST}, got {k}.")
 
 
 def _moment(seconds: int) -> datetime:

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from state.answers import Kind, learners_with_vectors
+from state.answer_forms import Kind
+from state.answers import learners_with_vectors
 from state.guests import Guests
 from state.learned import Learned
 from state.lineage import Origin, lineage_put

@@ -11,15 +11,8 @@ from consumers.catalogue_input import read_catalogue
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit, pairs, table
 from consumers.commands.route import of as route_of
-from state.answers import (
-    Embedding,
-    Kind,
-    Recommendations,
-    Scores,
-    Similar,
-    answers_of,
-    check_count,
-)
+from state.answer_forms import Embedding, Kind, Recommendations, Scores, Similar, check_count
+from state.answers import answers_of
 from state.catalogue import Listing
 from state.ranking import Measure
 from state.reasons import in_words

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from consumers.eventlog.segments import Segments
 from consumers.exposing import EXPOSURES, Exposing, ExposureMetrics, ExposureRecord
 from consumers.posting import Posted, SegmentPosts
-from state.answers import Recommended
+from state.answer_forms import Recommended
 from state.experiments import Experiments, Trial
 from state.releases import Releases
 from streaming.errors import FreshetError, StoreFullError
@@ -89,7 +89,7 @@ class Stuck:
 
     def append(self, groups: Sequence[Sequence[Posted]]) -> list[FreshetError | None]:
         self.begun.set()
-        self.go.wait(30)
+        self.go.wait(60)
         return [StoreFullError("no room")] * len(groups)
 
     def close(self) -> None:
@@ -105,7 +105,7 @@ def test_lists_that_cannot_be_noted_are_counted_and_hold_nobody_up(tmp_path: Pat
         first = exposing.of("ann", "one", items)
         assert first is not None
         exposing.sent(first)
-        assert log.begun.wait(30)
+        assert log.begun.wait(60)
         for _ in range(3):  # two wait, one finds no room
             exposing.sent(first)
         assert exposing.of("ann", "one", items) is None

@@ -8,14 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from state import answers as module
-from state.answers import (
-    Answers,
-    Kind,
-    answers_of,
-    learners_with_vectors,
-    recommend,
-)
+from state import similar
+from state.answer_forms import Kind
+from state.answers import Answers, answers_of, learners_with_vectors, recommend
 from state.learned import Learned
 from state.memory import MemoryStore
 from state.ranking import Measure, top
@@ -224,7 +219,7 @@ def test_similar_ids_equal_numpy_whatever_the_block(
     expected = reference(vectors, vectors[5], by)
     order = [k for k in np.argsort(expected if by == "euclidean" else -expected) if k != 5][:12]
     for block in (7, 8192):
-        monkeypatch.setattr(module, "_BLOCK", block)
+        monkeypatch.setattr(similar, "_BLOCK", block)
         found = softmax.similar(kind, names[5], 12, by)
         assert [one.id for one in found.similar] == [names[k] for k in order]
         np.testing.assert_allclose([one.score for one in found.similar], expected[order], rtol=1e-4)

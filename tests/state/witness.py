@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from state import expiry, learned
-from state.answers import Embedding, Recommendations, Similar
+from state.answer_forms import Embedding, Recommendations, Similar
 from state.live import SHARED_MEMORY, LiveArena
 from state.versions import Registry
 from tests.state.streams import lively
