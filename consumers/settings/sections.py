@@ -51,6 +51,10 @@ class EventSettings(Struct, frozen=True, forbid_unknown_fields=True):
     topic: Annotated[
         FieldName, Meta(description="Kafka topic that the events are read from, keyed by user.")
     ] = "events"
+    exposures_topic: Annotated[
+        FieldName,
+        Meta(description="Kafka topic of the lists that were served while an experiment ran, keyed by user."),
+    ] = "exposures"
     time_unit: Annotated[
         Literal["auto", "s", "ms", "us"],
         Meta(description="Unit of times given as numbers; auto finds it from the first events and says so."),
