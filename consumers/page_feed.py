@@ -231,6 +231,8 @@ class PageFeed:
             addresses = announced_addresses(self._serving.home)
         except (OSError, ValueError, LookupError):  # a file of targets that is written in this moment
             return
+        # Servers tell of no version, and this one would ask itself.
+        addresses = {name: at for name, at in addresses.items() if not name.startswith("serve-")}
         for name, address in addresses.items():
             page = self._pages.get(name)
             if page is None or page.address != address:

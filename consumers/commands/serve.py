@@ -22,6 +22,7 @@ from consumers.commands.work import event_rules
 from consumers.eventlog.segments import EVENTS, Segments
 from consumers.exposing import EXPOSURES, Exposing, ExposureMetrics
 from consumers.kafka_settings import client_settings
+from consumers.machine_metrics import announced
 from consumers.posting import DurableLog, Intake, KafkaPosts, SegmentPosts
 from consumers.server import build
 from consumers.server_access import Access
@@ -86,6 +87,11 @@ def serve(
         listener = held.enter_context(_listener(host, port))
         bound: int = listener.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
+        here = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, shown)
+        try:
+            held.enter_context(announced(settings.home, f"serve-{bound}", f"{here}:{bound}"))
+        except OSError as error:  # a home that may only be read can be served
+            logger.warning("not_announced", reason=str(error))
         print(f"http://{shown}:{bound}", flush=True)
         logger.info("serving", address=f"http://{shown}:{bound}", home=str(settings.home))
         _Server(_config(app, settings)).run(sockets=[listener])
