@@ -33,7 +33,7 @@ from consumers.metrics import WorkerMetrics, serve_metrics
 from consumers.settings import Settings
 from state.erasure import read_erasures
 from state.learned import Learned
-from state.ledger import as_json
+from state.ledger import Ledger, as_json
 from state.rocksdb import RocksStore
 from state.versions import Registry, Version
 from streaming.errors import StoreLockedError, UsageError
@@ -101,7 +101,7 @@ def work(
     begin = started_at(start)
     stop = stop_on_signals()
     with ExitStack() as held:
-        store = _opened(chosen, stop, waits=by_kafka)
+        store = opened(chosen, stop, waits=by_kafka)
         if store is None:
             return 0  # told to stop while another worker had the store
         held.enter_context(store)
@@ -111,12 +111,12 @@ def work(
         rules = event_rules(settings)
         log: FilesLog | KafkaLog
         if by_kafka:
-            options = _KafkaOptions(begin, on_lost_offsets, take_over, until_end)
-            log = _kafka_log(chosen, learned, rules, settings, options)
+            options = KafkaOptions(begin, on_lost_offsets, take_over, until_end)
+            log = kafka_log(chosen, learned.ledger, rules, settings, options)
         else:
             sources = [source.name for source in learned.ledger.sources]
             paths = from_ or known_files(settings.home / EVENTS, sources, follow=follow)
-            log = _files_log(paths, learned, rules, follow=follow, format=format)
+            log = files_log(paths, learned.ledger, rules, follow=follow, format=format)
         aside = _dead_letters(chosen, log, settings, stop)
         totals = _run(chosen, learned, log, aside, settings, stop)
         if not log.repeatable:
@@ -146,14 +146,17 @@ def known_files(events: Path, sources: list[str], *, follow: bool) -> list[str]:
     return paths
 
 
-def _files_log(
-    paths: list[str], learned: Learned, rules: EventRules, *, follow: bool, format: str | None
+def files_log(
+    paths: list[str], ledger: Ledger, rules: EventRules, *, follow: bool, format: str | None
 ) -> FilesLog:
-    units = {s.name: s.time_unit for s in learned.ledger.sources if s.time_unit}
+    """Event files, read on from where a ledger stands."""
+    units = {s.name: s.time_unit for s in ledger.sources if s.time_unit}
     return FilesLog(paths, rules, follow=follow, format=format, time_units=units)
 
 
-class _KafkaOptions(NamedTuple):
+class KafkaOptions(NamedTuple):
+    """Where a topic is begun, and what is done where it is not as it was."""
+
     start: str | int
     on_lost: Literal["earliest", "latest", "stop"]
     take_over: bool
@@ -182,7 +185,7 @@ def started_at(text: str) -> str | int:
     raise UsageError(_START.format(text))
 
 
-def _opened(version: Version, stop: Flag, *, waits: bool) -> RocksStore | None:
+def opened(version: Version, stop: Flag, *, waits: bool) -> RocksStore | None:
     """The version's store, once no other worker has it; None when told to stop before."""
     told = False
     while True:
@@ -202,16 +205,17 @@ def _opened(version: Version, stop: Flag, *, waits: bool) -> RocksStore | None:
             return store
 
 
-def _kafka_log(
-    version: Version, learned: Learned, rules: EventRules, settings: Settings, options: _KafkaOptions
+def kafka_log(
+    version: Version, ledger: Ledger, rules: EventRules, settings: Settings, options: KafkaOptions
 ) -> KafkaLog:
+    """The topic in the settings, read on from where a ledger stands."""
     from kafka import KafkaConsumer
 
     from consumers.eventlog.group_offsets import GroupOffsets
     from consumers.eventlog.kafka import KafkaLog
 
     client = client_settings(settings, KafkaConsumer)
-    topic, sources = settings.events.topic, learned.ledger.sources
+    topic, sources = settings.events.topic, ledger.sources
     # A restored or rebuilt store has a new identity; those it had here are still this machine's own.
     path = version.path / "kafka-identities"
     earlier = path.read_text().split() if path.exists() else []
@@ -231,7 +235,7 @@ def _kafka_log(
             on_lost_offsets=options.on_lost,
             until_end=options.until_end,
             group=group,
-            learned_until_s=learned.ledger.watermark if any("[" not in s.name for s in sources) else 0,
+            learned_until_s=ledger.watermark if any("[" not in s.name for s in sources) else 0,
         )
     except BaseException:
         group.close()
