@@ -92,7 +92,7 @@ def exponentiate(
 
 
 @kernel
-def _choose(weights: NDArray[np.float32], rest: float) -> int:
+def choose(weights: NDArray[np.float32], rest: float) -> int:
     """The item slot at which the cumulative weight passes `rest`."""
     for j in range(weights.shape[0]):
         rest -= weights[j]
@@ -114,7 +114,7 @@ def _oracle_rank(logits: NDArray[np.float32], chosen: int) -> float:
 
 
 @kernel
-def _remember(world: World, slot: int, chosen: int) -> None:
+def remember(world: World, slot: int, chosen: int) -> None:
     """Move the user's session on to the chosen item."""
     dimension = world.taste.shape[1]
     focus = world.focus[slot]
@@ -144,20 +144,41 @@ def _judge(keys: Keys, event: int, affinity: float) -> tuple[float, int]:
 
 
 @kernel
+def turn(world: World, rules: Rules, keys: Keys) -> int:
+    """Let the world come to the next event; returns the session whose user's turn it is."""
+    event = world.clock[EVENT]
+    if event % TICK == 0 and event > 0:
+        tick(world, rules, keys)
+    if event == rules.shift_at:
+        shift(world, rules, keys)
+    return int(uniform(keys.choice, 4 * event) * world.session_user.shape[0])
+
+
+@kernel
+def finish(world: World, rules: Rules, keys: Keys, session: int, chosen: int) -> None:
+    """The user of a session has chosen: remember it, let time pass, and end the session by chance."""
+    clock = world.clock
+    event = clock[EVENT]
+    slot = world.session_user[session]
+    remember(world, slot, chosen)
+    clock[TS] += 1 + int(-rules.gap_us * np.log(uniform(keys.choice, 4 * event + 2)))
+    clock[EVENT] += 1
+    if uniform(keys.choice, 4 * event + 3) < rules.end:
+        world.active[slot] = 0
+        begin_session(world, rules, keys, session)
+
+
+@kernel
 def advance(world: World, rules: Rules, keys: Keys, out: Columns) -> None:
     """Generate the next events until the columns are full."""
     clock = world.clock
     for n in range(out.user.shape[0]):
         event = clock[EVENT]
-        if event % TICK == 0 and event > 0:
-            tick(world, rules, keys)
-        if event == rules.shift_at:
-            shift(world, rules, keys)
-        session = int(uniform(keys.choice, 4 * event) * world.session_user.shape[0])
+        session = turn(world, rules, keys)
         slot = world.session_user[session]
         prefer(world, rules, slot)
         total = exponentiate(world.logits, world.weights, world.bits, world.power)
-        chosen = _choose(world.weights, total * uniform(keys.choice, 4 * event + 1))
+        chosen = choose(world.weights, total * uniform(keys.choice, 4 * event + 1))
         affinity = 0.0
         for k in range(world.taste.shape[1]):
             affinity += world.taste[slot, k] * world.vectors[k, chosen]
@@ -167,9 +188,4 @@ def advance(world: World, rules: Rules, keys: Keys, out: Columns) -> None:
         out.value[n], out.type[n] = _judge(keys, event, affinity)
         out.oracle_rank[n] = _oracle_rank(world.logits, chosen)
         out.probability[n] = world.weights[chosen] / total
-        _remember(world, slot, chosen)
-        clock[TS] += 1 + int(-rules.gap_us * np.log(uniform(keys.choice, 4 * event + 2)))
-        clock[EVENT] += 1
-        if uniform(keys.choice, 4 * event + 3) < rules.end:
-            world.active[slot] = 0
-            begin_session(world, rules, keys, session)
+        finish(world, rules, keys, session, chosen)
