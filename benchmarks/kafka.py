@@ -31,8 +31,8 @@ from benchmarks.stream import stream_s
 from benchmarks.verdict import Report, Timed, interleaved, ratio, run_benchmark
 from consumers.broker import Broker
 from consumers.embeddings import EmbeddingWorker
+from consumers.eventlog.batch_reader import install
 from consumers.eventlog.kafka import KafkaLog
-from consumers.eventlog.record_batches import install
 from streaming.errors import FreshetError
 from streaming.rules import EventRules
 

@@ -24,7 +24,7 @@ from streaming.rules import EventRules
 
 def warm() -> None:
     """Learn a few simulated events, decode a record, answer queries as the demonstration and as a server."""
-    from consumers.eventlog.record_batches import warm_batches
+    from consumers.eventlog.batch_scan import warm_batches
 
     with tempfile.TemporaryDirectory() as home:
         settings = Settings(home=Path(home))

@@ -12,19 +12,12 @@ from typing import Any
 import numpy as np
 from kafka import errors as kafka_errors
 
+from consumers.eventlog.batch_reader import install
 from consumers.eventlog.contract import Slice
 from consumers.eventlog.kafka_client import connected
 from consumers.eventlog.kafka_part import Token, parsed_name
 from consumers.eventlog.kafka_topic import Topic
-from consumers.eventlog.record_batches import (
-    OFFSET,
-    VALUE,
-    VALUE_END,
-    RecordBatch,
-    install,
-    joined,
-    packed,
-)
+from consumers.eventlog.record_batches import OFFSET, VALUE, VALUE_END, RecordBatch, joined, packed
 from state.ledger import JournalSlice, Source
 from streaming.decoding import JsonDecoder, no_events
 from streaming.errors import BrokerError, InputError, InputVanishedError

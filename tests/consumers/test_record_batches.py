@@ -20,8 +20,10 @@ from kafka.record.legacy_records import LegacyRecordBatchBuilder
 from kafka.record.util import calc_crc32c
 from kafka.structs import TopicPartition
 
-from consumers.eventlog import record_batches
-from consumers.eventlog.record_batches import OFFSET, TIMESTAMP, BatchRecords, RecordBatch, install, joined
+from consumers.eventlog import batch_reader
+from consumers.eventlog.batch_reader import BatchRecords, install
+from consumers.eventlog.batch_scan import crc32c
+from consumers.eventlog.record_batches import OFFSET, TIMESTAMP, RecordBatch, joined
 
 CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 PARTITION = TopicPartition("events", 3)
@@ -76,7 +78,7 @@ def sealed(batch: bytearray) -> bytes:
 
 def crc_of(batch: bytes | bytearray | memoryview) -> int:
     data = np.frombuffer(bytes(batch), np.uint8)
-    return int(record_batches.crc32c(data, 0, len(data)))
+    return int(crc32c(data, 0, len(data)))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -327,7 +329,7 @@ def test_stays_with_the_stock_reader_in_another_version(monkeypatch: pytest.Monk
     consumer = SimpleNamespace(_fetcher=SimpleNamespace(PartitionRecords=Fetcher.PartitionRecords))
     assert install(consumer)
     assert consumer._fetcher.PartitionRecords is BatchRecords
-    monkeypatch.setattr(record_batches.kafka, "__version__", "3.1.0")
+    monkeypatch.setattr(batch_reader.kafka, "__version__", "3.1.0")
     other = SimpleNamespace(_fetcher=SimpleNamespace(PartitionRecords=Fetcher.PartitionRecords))
     assert not install(other)
     assert other._fetcher.PartitionRecords is Fetcher.PartitionRecords
