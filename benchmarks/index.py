@@ -23,8 +23,8 @@ from benchmarks.verdict import Report, run_benchmark
 from consumers.embeddings import learn_events
 from state.guests import Guests
 from state.index import ItemIndex, Refreshed
+from state.item_source import Items
 from state.learned import Draw, Learned
-from state.lists import Items
 from state.memory import MemoryStore
 from state.spec import new_spec
 

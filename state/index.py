@@ -11,29 +11,16 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from state.lists import (
-    HELD,
-    LISTS,
-    Columns,
-    Items,
-    Lists,
-    follow_rows,
-    grown_lists,
-    measure,
-    move_strays,
-    new_lists,
-    place_items,
-    remove_from,
-    rescaled,
-    split,
-)
+from state.item_source import Columns, Items, ItemSource, columns_of, scale_of
+from state.list_building import built, usual_size
+from state.list_changes import follow_rows, measure, move_strays, place_items, remove_from, split
+from state.lists import HELD, LISTS, Lists, grown_lists, rescaled
 from state.nearest import best_of, reach_of, scan
-from streaming.learners.decay import fade_period
 
 EXACT_MOST = 100_000  # items that are all scored
 RECALL_AT = 10
@@ -46,26 +33,6 @@ _MOST_SHARE = 4  # at most it reads one in this many
 _NONE = np.zeros(0, np.bool_)
 _NO_SLOTS = np.zeros(0, np.int32)
 _NOBODY = np.zeros(0, np.int64)
-
-
-class ItemSource(Protocol):
-    """Where the rows of a version's items lie.
-
-    Attributes:
-        dimension: floats in the vector.
-        vector: its first column.
-        bias: column of the bias, -1 for none.
-        bias_half_life: of the learner; inf where the bias does not decay.
-    """
-
-    dimension: int
-    vector: int
-    bias: int
-    bias_half_life: float
-
-    def items(self) -> Items:
-        """The arrays that are in use now; read-only ones will do."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +158,7 @@ class ItemIndex:
         """The k best of the chosen, by their rows."""
         room = min(k + len(without), max(1, len(chosen)))
         scores, slots = np.empty(room, np.float32), np.empty(room, np.int32)
-        columns = self._columns(items.number)
+        columns = columns_of(self._source, items.number)
         size = best_of(items, columns, query, cosine, chosen, mask, scores, slots)
         order = np.lexsort((slots[:size], -items.events[slots[:size]].astype(np.int64), -scores[:size]))
         best, near = slots[:size][order].astype(np.int64), scores[:size][order]
@@ -223,7 +190,7 @@ class ItemIndex:
         if k > items.known // 100:
             return self._all(items.known)
         lists, wanted = state.lists, 2 * k + 50
-        scale = self._scale(items.number, state.start)
+        scale = scale_of(self._source, items.number, state.start)
         reach = np.full(len(lists.head), -np.inf, np.float32)
         reach_of(lists, query, cosine, self._width, scale, reach)
         order = np.argsort(-reach[: lists.counts[LISTS]])
@@ -236,29 +203,6 @@ class ItemIndex:
             scores, slots, kept, kept_slots,
         )  # fmt: skip
         return np.unique(slots[:found])
-
-    def _scale(self, number: int, start: int) -> float:
-        """Factor from a bias stored at the scale of event `start` to its true value."""
-        half_life = self._source.bias_half_life
-        return 1.0 if np.isinf(half_life) else float(2.0 ** (-(number - start) / half_life))
-
-    def _start(self, number: int) -> int:
-        """The last event at which biases were brought back to the scale 1."""
-        half_life = self._source.bias_half_life
-        return 0 if np.isinf(half_life) else number - number % fade_period(half_life)
-
-    def _columns(self, number: int) -> Columns:
-        source, start = self._source, self._start(number)
-        if np.isinf(source.bias_half_life) or source.bias < 0:
-            never = np.iinfo(np.int64).max
-            one = np.float32(1.0)
-            return Columns(source.vector, source.bias, 0, int(never), one, one, one)
-        period = fade_period(source.bias_half_life)
-        before = np.float32(2.0 ** (-period / source.bias_half_life))
-        scale = np.float32(self._scale(number, start))
-        return Columns(
-            source.vector, source.bias, start, start + period, before, np.float32(1.0) / before, scale
-        )
 
     # -- following ------------------------------------------------------------------------------
 
@@ -278,10 +222,10 @@ class ItemIndex:
             if items.known <= self._exact_most * (1.0 if self._state is None else 0.8):
                 self._state = None
                 return Refreshed(seconds=time.thread_time() - begun)
-            columns = self._columns(items.number)
+            columns = columns_of(self._source, items.number)
             if self._state is None:
                 self._since = items.number
-                self._state = _State(self._built(items, columns), columns.start)
+                self._state = _State(built(items, columns, self._source.dimension), columns.start)
                 return Refreshed(new=items.known, seconds=time.thread_time() - begun)
             gone, rows, new = self._take_in(items, columns)
             # One round for as many changes as there are items: nothing is looked at where nothing changes.
@@ -308,7 +252,7 @@ class ItemIndex:
             lists = grown_lists(lists, items.known + items.known // 2, len(lists.head))
             self._state = _State(lists, start)
         if columns.start != start:
-            lists = rescaled(lists, np.float32(self._scale(columns.start, start)))
+            lists = rescaled(lists, np.float32(scale_of(self._source, columns.start, start)))
             self._state = _State(lists, columns.start)
         if items.number < self._since:
             self._since = -1  # the tables went back, as after a worker was killed: any row may be another
@@ -334,7 +278,7 @@ class ItemIndex:
         scale = columns.scale
         slots = np.empty(max(1, int(lists.size[which])), np.int32)
         n = measure(lists, which, slots, scale)
-        if n > 3 * _usual_size(int(lists.counts[HELD])):
+        if n > 3 * usual_size(int(lists.counts[HELD])):
             if lists.counts[LISTS] == len(lists.head):
                 start = self._state.start if self._state else 0
                 lists = grown_lists(lists, len(lists.place), 2 * len(lists.head))
@@ -356,42 +300,6 @@ class ItemIndex:
         elif self._looked < held // 50:
             self._bound = max(0.05, self._bound / 1.1)
         self._looked = self._turn = 0
-
-    def _built(self, items: Items, columns: Columns) -> Lists:
-        """Lists of all items, their means found on a part of them (Lloyd 1982)."""
-        count, d = items.known, self._source.dimension
-        usual = max(1, count // _usual_size(count))
-        draw = np.random.default_rng(1)
-        sample = np.sort(draw.choice(count, min(count, 48 * usual), replace=False)).astype(np.int32)
-        points = self._points(items, columns, sample)
-        means = points[draw.choice(len(points), usual, replace=False)]
-        for _ in range(6):
-            which = _nearest(points, means)
-            sizes = np.bincount(which, minlength=usual)
-            order = np.argsort(which, kind="stable")
-            filled = np.flatnonzero(sizes)
-            starts = (np.cumsum(sizes) - sizes)[filled]
-            means[filled] = np.add.reduceat(points[order], starts, axis=0) / sizes[filled, None]
-        lists = new_lists(d, count + count // 4, 2 * usual)
-        lists.mean[:usual] = means[:, :d]
-        lists.mean_bias[:usual] = means[:, d] / columns.scale
-        lists.counts[LISTS] = usual
-        for first in range(0, count, 16_384):
-            slots = np.arange(first, min(first + 16_384, count), dtype=np.int32)
-            which = _nearest(self._points(items, columns, slots), means)
-            place_items(lists, items, columns, slots, which)
-        room = np.empty(int(lists.size.max()), np.int32)
-        for c in range(usual):
-            measure(lists, c, room, columns.scale)
-        return lists
-
-    def _points(self, items: Items, columns: Columns, slots: NDArray[np.int32]) -> NDArray[np.float32]:
-        """(n, d + 1) vectors and true biases of items."""
-        points = np.zeros((len(slots), self._source.dimension + 1), np.float32)
-        points[:, :-1] = items.floats[slots, columns.vector : columns.vector + points.shape[1] - 1]
-        if columns.bias >= 0:
-            points[:, -1] = items.floats[slots, columns.bias] * columns.scale
-        return np.nan_to_num(points, copy=False)
 
     def _sample(self) -> None:
         """Compare the last search that was put aside with exact search, and steer by it."""
@@ -426,20 +334,5 @@ def follow(index: ItemIndex, stop: threading.Event, *, share: float = 0.1, every
         stop.wait(max(every_s, spent / share) - spent)
 
 
-def _usual_size(count: int) -> int:
-    """Entries of a list, such that reading means and reading entries cost about the same."""
-    return max(64, int(np.sqrt(count)))
-
-
 def _is_few(mask: NDArray[np.bool_], count: int) -> bool:
     return int(np.count_nonzero(mask[:count])) <= max(_LEAST, count // _FEW)
-
-
-def _nearest(points: NDArray[np.float32], means: NDArray[np.float32]) -> NDArray[np.int32]:
-    """The mean nearest to each point: that of the greatest x·m − ½|m|²."""
-    half = 0.5 * np.einsum("ij,ij->i", means, means)
-    found = np.empty(len(points), np.int32)
-    for first in range(0, len(points), 4096):
-        part = slice(first, first + 4096)
-        found[part] = np.argmax(points[part] @ means.T - half, axis=1)
-    return found

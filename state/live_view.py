@@ -25,7 +25,7 @@ from state.arena import (
 )
 from state.ids import IdArrays, IdTable
 from state.index import ItemIndex
-from state.lists import Items
+from state.item_source import Items
 from state.live import LiveTables
 from state.rows import RowArrays, RowCodec
 from state.spec import Spec

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from state.lists import BLOCK, LISTS, Columns, Items, Lists, dot_codes, square_of, stored_bias
+from state.item_source import Columns, Items
+from state.lists import BLOCK, LISTS, Lists, dot_codes, square_of, stored_bias
 from streaming.kernels import inner, is_finite, kernel, reduction
 from streaming.learners.reductions import dot, dot_rows
 

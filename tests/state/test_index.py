@@ -8,7 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from state.index import ItemIndex, follow
-from state.lists import BLOCK, FREE, HELD, LISTS, Items, Lists
+from state.item_source import Items, columns_of
+from state.lists import BLOCK, FREE, HELD, LISTS, Lists
 from state.nearest import best_of
 from streaming.learners.decay import fade_period, half_life_scale
 
@@ -110,7 +111,7 @@ def lists_of(index: ItemIndex) -> Lists:
 
 def tend_all(index: ItemIndex, source: Source) -> None:
     for _ in range(len(lists_of(index).head)):
-        index._tend(index._columns(source.now.number))
+        index._tend(columns_of(source, source.now.number))
 
 
 def test_search_below_the_bound_is_exact_and_breaks_ties_by_events_then_slot() -> None:
@@ -350,7 +351,7 @@ def test_learner_without_bias_or_decay_is_searched_by_its_vectors(bias: int) -> 
 
 def test_kernel_ranks_as_numpy_does() -> None:
     source = source_of(3_000)
-    columns = ItemIndex(source)._columns(source.now.number)
+    columns = columns_of(source, source.now.number)
     scores, slots = np.empty(100, np.float32), np.empty(100, np.int32)
     none = np.zeros(0, np.bool_)
     for query in queries(5):
