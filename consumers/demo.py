@@ -7,23 +7,18 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from threading import Event as Flag
 from typing import Any
 
 import numpy as np
 
-from consumers.control import Control, Holder
-from consumers.dead_letters import DeadLetters
-from consumers.embeddings import POLL_S, EmbeddingWorker, Pace
+from consumers.demo_workers import opened_learned, opened_worker
+from consumers.embeddings import POLL_S
 from consumers.eventlog.contract import Slice
 from consumers.eventlog.simulated import SimulatorLog
-from consumers.live import live_arena
 from consumers.metrics import WorkerMetrics
 from consumers.settings import Settings
 from state.answers import recommend
-from state.arena import Arena
-from state.erasure import read_erasures
 from state.learned import Learned
 from state.reasons import in_words
 from state.releases import Releases
@@ -85,17 +80,11 @@ class Demo:
     def __init__(
         self, settings: Settings, metrics: WorkerMetrics, *, seed: int, rate: float | None, more: int | None
     ) -> None:
-        registry, worker = Registry(settings.home), settings.worker
+        registry = Registry(settings.home)
         self._open = ExitStack()
         versions = {learner: _version(registry, name, learner) for name, learner in LEARNERS.items()}
         learned = {
-            learner: Learned(
-                version.spec,
-                self._open.enter_context(version.open()),
-                user_cache=worker.user_cache,
-                arena=self._arena(version, settings),
-            )
-            for learner, version in versions.items()
+            learner: opened_learned(version, settings, self._open) for learner, version in versions.items()
         }
         begun = min(known.ledger.number for known in learned.values())
         limit = None if more is None else begun + more
@@ -103,28 +92,15 @@ class Demo:
         releases = Releases(settings.home)
         if releases.read().champion is None:
             releases.promote("demo", "the demonstration's default learner")
-        self._workers: dict[str, EmbeddingWorker] = {}
         self._metrics = {learner: metrics.of(version.name) for learner, version in versions.items()}
-        for learner, version in versions.items():
-            holder = Holder(version, learned[learner].store, partial(learned.__getitem__, learner))
-            self._workers[learner] = EmbeddingWorker(
-                learned[learner],
-                self.log,
-                dead_letters=DeadLetters(version.dead_letters_path),
-                metrics=self._metrics[learner],
-                pace=Pace(worker.commit_interval_min, worker.commit_interval_max, worker.commit_share),
-                control=self._open.enter_context(Control(holder)),
-                erasures=partial(read_erasures, version.home),
-            )
+        self._workers = {
+            name: opened_worker(version, learned[name], self.log, settings, self._metrics[name], self._open)
+            for name, version in versions.items()
+        }
         self._oracle_hits = self._oracle_events = 0
         self._freshness: deque[float] = deque(maxlen=_KEPT)
         self._recent: deque[tuple[float, int]] = deque(maxlen=64)
         self._user = ""
-
-    def _arena(self, version: Version, settings: Settings) -> Arena:
-        arena = live_arena(version, settings)
-        self._open.callback(arena.close)
-        return arena
 
     @property
     def learned(self) -> Learned:
