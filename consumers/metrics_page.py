@@ -19,7 +19,7 @@ from consumers.exposing import ExposureMetrics
 from consumers.logs import WARNINGS
 from consumers.machine_metrics import MachineMetrics
 from consumers.metrics import WorkerMetrics
-from consumers.outcomes import OutcomeMetrics
+from consumers.outcomes_metrics import OutcomeMetrics
 from consumers.server_edge import ServerMetrics
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"

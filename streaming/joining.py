@@ -14,13 +14,16 @@ the ids of users who have entered, which may lie in a store.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable, Iterable, Mapping, MutableSet
+from collections.abc import Callable, Iterable, Mapping, MutableSet, Sequence
 from dataclasses import asdict
 from heapq import heappop, heappush
+from itertools import compress
 from math import fsum
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from streaming.errors import SettingError
 from streaming.exposures import Exposure, Happening, JoinCounts, Outcome
@@ -37,6 +40,18 @@ class _Pending(msgspec.Struct, array_like=True, gc=False):
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(_Pending).decode
+
+
+class Among(NamedTuple):
+    """Where records stand among others of their source, which only tell how far time has gone.
+
+    Attributes:
+        times: (M,) of them all, in their order.
+        places: (N,) of the records among them.
+    """
+
+    times: NDArray[np.int64]
+    places: NDArray[np.intp] | slice
 
 
 class Joiner:
@@ -97,47 +112,77 @@ class Joiner:
         """Users in memory."""
         return len(self._pending)
 
+    @property
+    def waits_for(self) -> str:
+        """The source that is furthest behind; windows wait for it."""
+        return min(self.reached, key=lambda source: self.reached[source] or 0)
+
+    def holds(self, user: str) -> bool:
+        """Whether something is held of a user, who has not entered then."""
+        return user in self._pending
+
     def advance(self, source: str, ts: int) -> None:
         """A source promises that nothing older than `ts` − lateness will come (it is idle, or at its end)."""
         reached = self.reached[source]
         self.reached[source] = ts if reached is None else max(reached, ts)
 
-    def expose(self, source: str, records: Iterable[tuple[str, Exposure]]) -> None:
+    def expose(
+        self, source: str, records: Sequence[tuple[str, Exposure]], among: Among | None = None
+    ) -> None:
         """Take (user, exposure) of one source, in its order."""
-        reached, counts = self.reached[source], self.counts
-        for user, exposure in records:
-            if reached is not None and exposure.ts < reached - self.lateness_us:
-                counts.late_exposures += 1
-                continue
-            reached = exposure.ts if reached is None or exposure.ts > reached else reached
+        on_time = self._arrived(source, records, among)
+        self.counts.late_exposures += len(records) - sum(on_time)
+        counts, changed, pending = self.counts, self.changed.add, self._pending
+        for user, exposure in compress(records, on_time):
+            held = pending.get(user)
             if exposure.arm not in self.arms:
                 counts.other_exposures += 1
-            elif user in self.entered:
+            elif held is None and user in self.entered:
                 counts.later_exposures += 1
             else:
-                held = self._of(user)
+                changed(user)
+                if held is None:
+                    held = pending[user] = _Pending([], [])
                 before = held.exposures[0].ts if held.exposures else None
                 insort(held.exposures, exposure)
                 if before is None or exposure.ts < before:
                     heappush(self._closing, (exposure.ts + self.window_us, user))
-        self.reached[source] = reached
 
-    def observe(self, source: str, records: Iterable[tuple[str, Happening]]) -> None:
+    def observe(
+        self, source: str, records: Sequence[tuple[str, Happening]], among: Among | None = None
+    ) -> None:
         """Take (user, event) of one source, in its order."""
-        reached, counts = self.reached[source], self.counts
-        for user, event in records:
-            if reached is not None and event.ts < reached - self.lateness_us:
-                counts.late += 1
-                continue
-            reached = event.ts if reached is None or event.ts > reached else reached
-            if user in self.entered:
-                counts.after_window += 1
-                continue
-            held = self._of(user)
+        on_time = self._arrived(source, records, among)
+        self.counts.late += len(records) - sum(on_time)
+        counts, changed, pending, skew = self.counts, self.changed.add, self._pending, self.skew_us
+        for user, event in compress(records, on_time):
+            held = pending.get(user)
+            if held is None:
+                if user in self.entered:
+                    counts.after_window += 1
+                    continue
+                held = pending[user] = _Pending([], [])
+            changed(user)
             insort(held.events, event)
-            if not held.exposures or event.ts + self.skew_us < held.exposures[0].ts:
-                heappush(self._waiting, (event.ts + self.skew_us, user))
-        self.reached[source] = reached
+            if not held.exposures or event.ts + skew < held.exposures[0].ts:
+                heappush(self._waiting, (event.ts + skew, user))
+
+    def _arrived(
+        self, source: str, records: Sequence[tuple[str, Exposure | Happening]], among: Among | None
+    ) -> list[bool]:
+        """Which of the records are on time; the source has reached the newest of all that came with them."""
+        if among is None:
+            times = np.fromiter((record.ts for _, record in records), np.int64, len(records))
+            among = Among(times, slice(None))
+        if not len(among.times):
+            return []
+        reached = self.reached[source]
+        if reached is None:
+            reached = int(among.times[0])
+        newest = np.maximum.accumulate(np.concatenate([[reached], among.times]))
+        self.reached[source] = int(newest[-1])
+        on_time: list[bool] = (among.times >= newest[:-1] - self.lateness_us)[among.places].tolist()
+        return on_time
 
     def close(self) -> list[Outcome]:
         """Users whose windows have closed by now, in the order of the windows' ends, then of their ids."""
@@ -160,13 +205,6 @@ class Joiner:
         self._pending.pop(user, None)
         self.entered.discard(user)
         self.changed.add(user)
-
-    def _of(self, user: str) -> _Pending:
-        self.changed.add(user)
-        held = self._pending.get(user)
-        if held is None:
-            held = self._pending[user] = _Pending([], [])
-        return held
 
     def _drop_unexposed(self, user: str, watermark: int) -> None:
         """Let go of a user's events that no exposure precedes, and none can any more."""
@@ -246,7 +284,7 @@ class Joiner:
 
     def state(self) -> dict[str, Any]:
         """All but the rows and the entered users, as plain JSON."""
-        return {"reached": self.reached, "counts": asdict(self.counts)}
+        return {"reached": dict(sorted(self.reached.items())), "counts": asdict(self.counts)}
 
     def restore(self, state: Mapping[str, Any], rows: Iterable[tuple[str, bytes]]) -> None:
         """Go on from what `state` and the `row`s of all users gave; only before any record."""

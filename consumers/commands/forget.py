@@ -16,7 +16,8 @@ from consumers.commands.output import emit, table
 from consumers.commands.work import event_rules
 from consumers.control import ask
 from consumers.dead_letters import DeadLetter, DeadLetters
-from consumers.outcomes import OUTCOMES, forget_in_all
+from consumers.outcomes import forget_in_all
+from consumers.outcomes_store import OUTCOMES
 from state.directories import remove
 from state.erasure import Kind, add_erasure, now_us, read_erasures
 from state.guests import checked

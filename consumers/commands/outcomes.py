@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Annotated, Any
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import structlog
 from cyclopts import Parameter
@@ -16,10 +17,13 @@ from consumers.commands.output import emit
 from consumers.commands.work import event_rules, stop_on_signals
 from consumers.machine_metrics import announced
 from consumers.metrics import serve_metrics
-from consumers.outcomes import OutcomeMetrics, Outcomes, opened_store
+from consumers.outcomes import Opened, Outcomes
+from consumers.outcomes_logs import segment_logs
+from consumers.outcomes_metrics import OutcomeMetrics
+from consumers.outcomes_store import opened_store
 from consumers.settings import Settings
 from state.experiments import Experiments
-from streaming.errors import UsageError, VersionError
+from streaming.errors import VersionError
 
 logger = structlog.get_logger()
 
@@ -32,12 +36,14 @@ def outcomes(
     /,
     *,
     until_end: _Flag = False,
+    on_lost_offsets: Literal["earliest", "latest", "stop"] = "stop",
     json: _Flag = False,
 ) -> int:
     """Join what was served with what happened since, and let the experiment's route follow.
 
-    Reads the exposures and events that `freshet serve` wrote in the home directory. One process joins an
-    experiment; it ends by itself once the experiment has ended and both logs were read.
+    Reads both from Kafka where kafka.bootstrap_servers is set, else what `freshet serve` wrote in the home
+    directory. One process joins an experiment; it ends by itself once the experiment has ended and both
+    logs were read.
 
     Parameters
     ----------
@@ -46,12 +52,13 @@ def outcomes(
     until_end
         Stop at the end of both logs. Only records then tell how far time has gone, so the same logs give
         the same store, byte by byte.
+    on_lost_offsets
+        What to do where Kafka no longer has what comes next (retention passed it, the topic was made
+        anew, the log lost records): go on at the earliest or the latest record, or stop.
     json
         Print {experiment, records, users, open_windows, joined_until_us} at the end.
     """
     settings = current_settings()
-    if settings.kafka.bootstrap_servers:
-        raise UsageError("`freshet outcomes` reads the logs of the home directory; Kafka's it cannot read.")
     if name is None:
         running = Experiments(settings.home).running()
         if running is None:
@@ -63,20 +70,32 @@ def outcomes(
     with ExitStack() as held:
         store = held.enter_context(opened_store(settings.home, name))
         registry = CollectorRegistry()
-        joined = Outcomes(settings.home, name, store, event_rules(settings), OutcomeMetrics(registry))
+        logs = _logs(settings, on_lost_offsets, until_end)
+        joined = Outcomes(settings.home, name, store, event_rules(settings), OutcomeMetrics(registry), logs)
+        held.enter_context(closing(joined))
         if not until_end:
             held.enter_context(_metrics_page(name, registry, settings))
         logger.info("outcomes_begun", experiment=name)
         while not stop.is_set():
             lines = joined.step(None if until_end else time.time())
             read += lines
-            if not lines and (until_end or joined.trial.ended):
+            if not lines and joined.at_end and (until_end or joined.trial.ended):
                 break
             if not lines:
                 stop.wait(_WAIT_S)
+        joined.finish(to_end=until_end and joined.at_end)
         verdict = joined.verdict()
     emit(_report(name, read, verdict), json)
     return 0
+
+
+def _logs(settings: Settings, on_lost: Literal["earliest", "latest", "stop"], until_end: bool) -> Opened:
+    """What opens the logs: Kafka's topics where Kafka is set, else those of the home directory."""
+    if not settings.kafka.bootstrap_servers:
+        return partial(segment_logs, settings.home)
+    from consumers.outcomes_topics import topic_logs
+
+    return partial(topic_logs, settings, on_lost=on_lost, until_end=until_end)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from prometheus_client import CollectorRegistry
 
 from consumers.eventlog.segments import EVENTS, Segments
 from consumers.exposing import EXPOSURES, Exposing, ExposureMetrics
-from consumers.outcomes import OutcomeMetrics, Outcomes, opened_store, read_verdict
+from consumers.outcomes import Outcomes
+from consumers.outcomes_logs import segment_logs
+from consumers.outcomes_metrics import OutcomeMetrics
+from consumers.outcomes_store import opened_store, read_verdict
 from consumers.posting import SegmentPosts
 from state.erasure import add_erasure
 from state.experiments import Experiments
@@ -189,23 +193,19 @@ def test_store_is_the_same_to_the_byte_after_kills(freshet: Freshet, tmp_path: P
     home, since = freshet.home, create(freshet)
     write_logs(home, since, 3000, {"one": 0.2, "two": 0.25})
     code = (
-        "import sys\nfrom pathlib import Path\nfrom prometheus_client import CollectorRegistry\n"
-        "from consumers.outcomes import *\nhome = Path(sys.argv[1])\n"
-        "store = opened_store(home, 'exp')\n"
-        "joined = Outcomes(home, 'exp', store, EventRules(), OutcomeMetrics(CollectorRegistry()), 2000)\n"
-        "while joined.step(): print('step', flush=True)\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom prometheus_client import CollectorRegistry\n"
+        "from functools import partial\nfrom consumers.outcomes import *\n"
+        "from consumers.outcomes_logs import segment_logs\nfrom streaming.rules import EventRules\n"
+        "home = Path(sys.argv[1])\n"
+        "joined = Outcomes(home, 'exp', opened_store(home, 'exp'), EventRules(),\n"
+        "    OutcomeMetrics(CollectorRegistry()), partial(segment_logs, home), most=2000, commit_s=0)\n"
+        "for _ in range(int(sys.argv[2])): assert joined.step()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     for steps in (5, 40):
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, str(home)], stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
-        assert process.stdout is not None
-        for _ in range(steps):
-            assert process.stdout.readline() == b"step\n"
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait(60)
-        process.stdout.close()
+        words = [sys.executable, "-c", code, str(home), str(steps)]
+        ended = subprocess.run(words, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+        assert ended.returncode == -signal.SIGKILL
     freshet("outcomes", "exp", "--until-end")
     after = pairs_of(home)
     (home / "outcomes" / "exp").rename(tmp_path / "aside")
@@ -219,7 +219,8 @@ def test_logs_that_are_silent_close_windows_by_the_clock(freshet: Freshet) -> No
     home, since = freshet.home, create(freshet)
     Segments(home / EXPOSURES).append([exposure("ann", arm_of(home, "ann"), since + 1)])
     with opened_store(home, "exp") as store:
-        joined = Outcomes(home, "exp", store, EventRules(), OutcomeMetrics(CollectorRegistry()))
+        metrics = OutcomeMetrics(CollectorRegistry())
+        joined = Outcomes(home, "exp", store, EventRules(), metrics, partial(segment_logs, home))
         assert joined.step(since / 1e6) == 1
         joined.step(since / 1e6 + 60)
         assert joined.verdict()["users"] == 0
