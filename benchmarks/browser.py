@@ -158,6 +158,7 @@ def browsing() -> Iterator[Tab]:
         process = subprocess.Popen(
             [sys.executable, "-c", script, *map(str, theirs), program, *flags, f"--user-data-dir={profile}"],
             pass_fds=theirs,
+            env={**os.environ, "HOME": profile, "XDG_CONFIG_HOME": profile},  # it writes there, too
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -169,7 +170,7 @@ def browsing() -> Iterator[Tab]:
             os.close(into[1])  # the browser ends with its pipe
             os.close(out[0])
             try:
-                process.wait(10)
+                process.wait(ENOUGH_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

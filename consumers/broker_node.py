@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -19,7 +20,7 @@ HOST = "127.0.0.1"
 _CONTROLLER = "CONTROLLER"
 _POLL_S = 0.03
 _REPLY_S = 5.0
-_KILL_S = 10.0
+_KILL_S = 60.0  # a kill is certain, and on a busy machine slow
 _JAVA = (
     "--enable-native-access=ALL-UNNAMED",
     "--sun-misc-unsafe-memory-access=allow",
@@ -230,8 +231,10 @@ class Node:
         self.await_end(time.monotonic() + _KILL_S)
 
     def suspend(self) -> None:
-        """Stops the node in its tracks (SIGSTOP)."""
+        """Stops the node in its tracks (SIGSTOP), and returns when all of it stands still."""
         self._signal(signal.SIGSTOP)
+        if self._process is not None and hasattr(os, "waitid"):  # macOS has none before Python 3.13
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Lets a suspended node go on (SIGCONT)."""

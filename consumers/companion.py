@@ -11,6 +11,8 @@ from types import TracebackType
 from consumers.settings import Settings
 from streaming.errors import InputError
 
+_STOP_S = 30.0  # more than a server takes at most for what it is answering
+
 
 class Companion:
     """A server of the home in a process of its own, as anyone would start it.
@@ -53,7 +55,7 @@ class Companion:
         """End it."""
         self._process.terminate()
         try:
-            self._process.wait(10)
+            self._process.wait(_STOP_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

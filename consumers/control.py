@@ -19,6 +19,7 @@ import struct
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -253,9 +254,11 @@ def _reply(holder: Holder, line: bytes) -> dict[str, Any]:
 
 
 def _asked(version: Version, connection: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
-    connection.sendall(json.dumps(request).encode() + b"\n")
-    with connection.makefile("rb") as answers:
-        line = answers.readline()
+    line = b""
+    with suppress(ConnectionError):  # it closed the socket before it took the request in
+        connection.sendall(json.dumps(request).encode() + b"\n")
+        with connection.makefile("rb") as answers:
+            line = answers.readline()
     if not line:
         raise VersionError(
             f'The worker of "{version.name}" ended before it answered. Run the same command again.'

@@ -6,7 +6,6 @@ the store as of its last commit.
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -62,12 +61,14 @@ class _FromStore:
         self._version = version
         self.identity = version.identity
         self._forgotten_size = 0  # of the list of erasures that the commit follows
-        with contextlib.ExitStack() as opening:
-            private = opening.enter_context(tempfile.TemporaryDirectory(prefix="freshet-reader-"))
-            path = version.store_path
-            self.store = opening.enter_context(RocksStore(path, read_only=True, secondary=Path(private)))
+        # RocksDB goes on writing its log into the directory that is gone, so that a kill leaves none behind.
+        with tempfile.TemporaryDirectory(prefix="freshet-reader-") as private:
+            self.store = RocksStore(version.store_path, read_only=True, secondary=Path(private))
+        try:
             self.load()
-            self._open = opening.pop_all()
+        except BaseException:
+            self.store.close()
+            raise
 
     def load(self) -> None:
         """Take the newest commit."""
@@ -98,7 +99,7 @@ class _FromStore:
         return True
 
     def close(self) -> None:
-        self._open.close()
+        self.store.close()
 
 
 class _NoStore:

@@ -95,22 +95,26 @@ def _read(source: IO[bytes]) -> tuple[int, list[bytes | None]] | None:
 
 
 def _serve(path: Path, source: IO[bytes], to: IO[bytes]) -> None:
+    store: RocksStore | None = None
+    known = -1
+    while (asked := _read(source)) is not None:
+        at_least, keys = asked
+        try:
+            store = store or _opened(path)
+            if at_least > known:
+                store.catch_up()
+                known = at_least
+            _write(to, 0, store.get_many([key for key in keys if key is not None]))
+        except FreshetError as error:
+            _write(to, 1, [str(error).encode()])
+    if store is not None:
+        store.close()
+
+
+def _opened(path: Path) -> RocksStore:
+    """A secondary instance; its log lies in a directory that is gone, so that a kill leaves none."""
     with tempfile.TemporaryDirectory(prefix="freshet-reader-") as private:
-        store: RocksStore | None = None
-        known = -1
-        while (asked := _read(source)) is not None:
-            at_least, keys = asked
-            try:
-                if store is None:
-                    store = RocksStore(path, read_only=True, secondary=Path(private))
-                if at_least > known:
-                    store.catch_up()
-                    known = at_least
-                _write(to, 0, store.get_many([key for key in keys if key is not None]))
-            except FreshetError as error:
-                _write(to, 1, [str(error).encode()])
-        if store is not None:
-            store.close()
+        return RocksStore(path, read_only=True, secondary=Path(private))
 
 
 if __name__ == "__main__":

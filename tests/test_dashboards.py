@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
-import socket
-import subprocess
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from consumers.embeddings import learn_events
@@ -27,10 +19,10 @@ from state.learned import Learned
 from state.memory import MemoryStore
 from state.spec import new_spec
 from streaming.simulator import Simulator, SimulatorOptions
-from tests.test_prometheus import PROMETHEUS, ROOT, rules, used
+from tests.monitoring import answer, prometheus, until
+from tests.test_prometheus import ROOT, rules, used
 
 GRAFANA = ROOT / "deploy" / "grafana"
-LIMIT_S = 60.0  # most that a loaded machine may need; 8 s otherwise
 
 
 def generator() -> Any:
@@ -62,51 +54,6 @@ def test_queries_use_only_metrics_that_processes_report() -> None:
     assert [(panel, used(query) - known) for panel, query in queries() if used(query) - known] == []
 
 
-@pytest.fixture
-def prometheus(tmp_path: Path) -> Iterator[Callable[[str, int], str]]:
-    """Starts a real Prometheus that scrapes one address; returns where it answers."""
-    program = shutil.which("prometheus")
-    if program is None:
-        pytest.skip("prometheus is not installed; the package of that name has it")
-    running: list[subprocess.Popen[bytes]] = []
-
-    def start(host: str, port: int) -> str:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{free.getsockname()[1]}"
-        config = {
-            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-            "rule_files": [str(PROMETHEUS / "rules.yml"), str(PROMETHEUS / "alerts.yml")],
-            "scrape_configs": [{"job_name": "freshet", "static_configs": [{"targets": [f"{host}:{port}"]}]}],
-        }
-        path = tmp_path / "prometheus.yml"
-        path.write_text(json.dumps(config))
-        options = [f"--config.file={path}", f"--storage.tsdb.path={tmp_path / 'data'}"]
-        options += [f"--web.listen-address={address}", "--log.level=error"]
-        running.append(subprocess.Popen([program, *options], stderr=subprocess.DEVNULL))
-        return f"http://{address}"
-
-    yield start
-    for process in running:
-        process.kill()
-        process.wait()
-
-
-def answer(base: str, query: str) -> list[Any]:
-    """What Prometheus finds now; nothing while it is still starting."""
-    address = f"{base}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
-    try:
-        with urllib.request.urlopen(address) as reply:
-            result: list[Any] = json.load(reply)["data"]["result"]
-    except urllib.error.HTTPError as error:
-        if error.code != 503:
-            raise
-        return []
-    except urllib.error.URLError:
-        return []
-    return result
-
-
 class Worked:
     """A worker's registry that goes on as one that learns does, a step at a time."""
 
@@ -136,20 +83,20 @@ class Worked:
         metrics.observe_turn()
 
 
-def test_every_query_of_every_panel_returns_data_of_a_real_run(
-    prometheus: Callable[[str, int], str],
-) -> None:
+def test_every_query_of_every_panel_returns_data_of_a_real_run(tmp_path: Path) -> None:
     worked = Worked()
     worked.step()
-    base = prometheus("127.0.0.1", serve_metrics(worked.registry, 0))
+    targets = [f"127.0.0.1:{serve_metrics(worked.registry, 0)}"]
+    jobs = [{"job_name": "freshet", "static_configs": [{"targets": targets}]}]
     empty = queries()
-    until = time.monotonic() + LIMIT_S
-    while empty and time.monotonic() < until:
+
+    def answered() -> bool:
         worked.step()
-        time.sleep(0.5)  # between two looks at what is awaited
-        empty = [(panel, query) for panel, query in empty if not answer(base, query)]
-    assert empty == []
-    (learned,) = answer(base, 'max_over_time(freshet_version_events{version="a"}[1m])')
-    assert 500 <= float(learned["value"][1]) <= worked.learned.ledger.number
-    firing = answer(base, 'ALERTS{alertstate="firing", severity="critical"}')
-    assert firing == []
+        empty[:] = [(panel, query) for panel, query in empty if not answer(base, query)]
+        return not empty
+
+    with prometheus(tmp_path, jobs) as base:
+        until(answered, "panels with data")
+        (learned,) = answer(base, 'max_over_time(freshet_version_events{version="a"}[1m])')
+        assert 500 <= float(learned["value"][1]) <= worked.learned.ledger.number
+        assert answer(base, 'ALERTS{alertstate="firing", severity="critical"}') == []

@@ -128,7 +128,7 @@ def test_follower_takes_changes_in_and_outlives_errors(
         path.unlink()
         half = append(tmp_path / "half", ['{"item": "b"}'])
         os.replace(half, path)
-        for _ in range(3000):
+        for _ in range(6000):
             if source.catalogue.item("b") is not None:
                 break
             waited.wait(0.01)

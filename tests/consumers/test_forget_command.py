@@ -13,10 +13,15 @@ import pytest
 
 from consumers.cli import main
 from consumers.commands import forget as module
+from consumers.commands import work
 from consumers.control import Control, Holder
 from consumers.dead_letters import DeadLetters
 from consumers.eventlog.files import FilesLog
+from consumers.live import live_arena
+from consumers.settings import Settings
+from state.arena import Arena
 from state.erasure import read_erasures
+from state.live import LiveArena
 from state.versions import Registry, Version
 from streaming.events import BadRecord
 from streaming.rules import EventRules
@@ -92,13 +97,13 @@ def test_worker_forgets_while_it_learns(tmp_path: Path, capsys: pytest.CaptureFi
             holder_learned.append(worker.learned)
             thread = Thread(target=worker.run, args=(stop,))
             thread.start()
-            assert reached.wait(30)
+            assert reached.wait(60)
             try:
                 found = run(capsys, tmp_path / "home", "user", "u1")
+                worker.totals.events = 0  # first: it counts on meanwhile
                 reached.clear()
-                worker.totals.events = 0
                 append(path, lines(300, seed=1, start=200))  # more of the same user, from before the erasure
-                assert reached.wait(30)
+                assert reached.wait(60)
             finally:
                 stop.set()
                 thread.join()
@@ -122,6 +127,26 @@ def test_version_that_is_held_fails_and_the_command_alone_ends_it(
     assert [v["rows"] for v in run(capsys, home)["versions"]] == [0, 1, 0]
     assert b"uann-uncommon" not in everything(versions[1].store_path)
     assert main(["query", "recommend", "bob", "--version", "two", "--home", str(home)]) == 0
+
+
+def test_worker_forgets_before_its_tables_can_be_read(
+    versions: list[Version], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    version, published = versions[0], []
+    with version.open():
+        LiveArena(version.live_path, version.identity).publish()  # what a killed worker left
+        monkeypatch.setattr(module, "_WAIT_S", 0.0)
+        run(capsys, tmp_path / "home", "user", "ann-uncommon", code=1)
+
+    def arena(version: Version, settings: Settings) -> Arena:
+        with version.reading() as store:
+            published.append((store.get_many([b"uann-uncommon"]), version.live_path.exists()))
+        return live_arena(version, settings)
+
+    monkeypatch.setattr(work, "live_arena", arena)
+    more = append(tmp_path / "b.jsonl", lines(10, seed=2))
+    assert main(["work", "one", "--from", str(more), "--home", str(tmp_path / "home")]) == 0
+    assert published == [([None], False)]
 
 
 def test_snapshots_that_hold_the_row_are_named_and_dropped(

@@ -224,9 +224,9 @@ def test_series_of_a_version_are_bounded(learned: Learned) -> None:
     run(metrics, learned, Simulator(SimulatorOptions(users=200, items=60, sessions=8)), 3000)
     metrics.observe_lag(dict.fromkeys(range(10), 1))
     metrics.observe_batch(events=1, steps=dict.fromkeys(STEPS, 0.1), bad={"user": 1})
-    begun = time.perf_counter()
+    begun = time.thread_time()
     lines = [x for x in generate_latest(registry).decode().splitlines() if x.startswith("freshet_")]
-    took = time.perf_counter() - begun
+    took = time.thread_time() - begun
     own = [x for x in lines if 'version="a"' in x and "_created" not in x]
     assert len(own) <= SERIES + 10
-    assert took < 1.0  # 2 ms on an idle machine
+    assert took < 1.0  # of processor time, of which it takes 2 ms

@@ -210,7 +210,7 @@ def test_server_moves_over_to_each_worker_and_back_to_the_store(tmp_path: Path) 
                 events = batch(["ann", "bob"] * known, ["tea", "cup", "x/y", "milk"] * (known // 2))
                 teach(learned, events, commit=6)
                 arena.publish()
-                until = time.monotonic() + 30
+                until = time.monotonic() + 60
                 while (found := api.get(path).json()).get("events") != known:
                     assert time.monotonic() < until, found
                 for _ in range(3):  # by the event loop, and by a thread

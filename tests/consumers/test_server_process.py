@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -22,24 +22,27 @@ from consumers.cli import main
 from tests.consumers.served import taught
 
 ROOT = Path(__file__).parents[2]
-ENOUGH_S = 60.0
+ENOUGH_S = 120.0
 
 
 @contextmanager
 def freshet(home: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
-    """A command as a process of its own; killed at the end if it still runs."""
+    """A command as a process of its own, ended at the end; a failure shows what it said."""
     program = [sys.executable, "-c", "from consumers.cli import main; raise SystemExit(main())"]
     with subprocess.Popen(
         [*program, "--home", str(home), *words],
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     ) as process:
         try:
             yield process
         finally:
-            process.kill()
+            process.terminate()  # a kill would leave its temporary files
+            try:
+                process.wait(ENOUGH_S)
+            finally:
+                process.kill()
 
 
 @contextmanager
@@ -47,15 +50,17 @@ def server(home: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], str
     """A server on a free port, and its address."""
     with freshet(home, *words, "serve", "--port", "0") as process:
         assert process.stdout is not None
-        yield process, process.stdout.readline().strip()
+        address = process.stdout.readline().strip()
+        assert address, f"the server ended with code {process.wait(ENOUGH_S)} before it listened"
+        yield process, address
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server that waits a short time for a request to come whole, and yet longer than a test may stall."""
+    """A server that waits longer for a request to come whole than a machine may stall."""
     home = tmp_path_factory.mktemp("home")
     taught(home, "mine")
-    with server(home, "--set", "serve.request_timeout=4s") as (_, address):
+    with server(home, "--set", "serve.request_timeout=60s") as (_, address):
         yield address
 
 
@@ -65,18 +70,20 @@ def connected(address: str) -> socket.socket:
 
 
 def received(connection: socket.socket) -> tuple[int, Any]:
-    """Status and body of the one answer that comes before the connection is closed."""
+    """Status and body of the one answer that comes before the connection is closed, or broken off."""
     data = b""
-    while part := connection.recv(65_536):
-        data += part
+    with suppress(ConnectionResetError):
+        while part := connection.recv(65_536):
+            data += part
     head, _, body = data.partition(b"\r\n\r\n")
     return int(head.split()[1]), json.loads(body)
 
 
 def exchanged(address: str, *parts: bytes) -> tuple[int, Any]:
     with connected(address) as connection:
-        for part in parts:
-            connection.sendall(part)
+        with suppress(ConnectionError):  # a server that has refused waits a second for the rest, no longer
+            for part in parts:
+                connection.sendall(part)
         return received(connection)
 
 
@@ -94,17 +101,18 @@ def asked(address: str, path: str, body: object = None) -> tuple[int, Any]:
 HEAD = b"POST /v1/scores HTTP/1.1\r\nhost: x\r\n"
 
 
-def test_clients_that_send_too_slowly_are_told_and_closed(address: str) -> None:
+def test_clients_that_send_too_slowly_are_told_and_closed(tmp_path: Path) -> None:
     begun = [
         b"",
         b"GET /livez HT",
         HEAD + b"content-length: 9\r\n\r\n{",
         HEAD + b"transfer-encoding: chunked\r\n\r\n",
     ]
-    with ExitStack() as held:
+    with server(tmp_path, "--set", "serve.request_timeout=1s") as (_, address), ExitStack() as held:
         connections = [held.enter_context(connected(address)) for _ in begun]
         for connection, sent in zip(connections, begun, strict=True):
-            connection.sendall(sent)
+            with suppress(ConnectionError):  # this process may have stalled until it was told
+                connection.sendall(sent)
         assert dripped(address).startswith(b"HTTP/1.1 408 ")
         for connection in connections:
             status, body = received(connection)
@@ -118,11 +126,10 @@ def dripped(address: str) -> bytes:
         connection.sendall(b"GET /livez HTTP/1.1\r\n")
         connection.settimeout(0.05)
         while time.monotonic() < until:
-            try:
+            with suppress(ConnectionError):  # it was told, and closed
                 connection.sendall(b"x-drip: 1\r\n")
+            with suppress(TimeoutError):
                 return connection.recv(4096)
-            except TimeoutError:
-                continue
     raise AssertionError("a client that drips bytes is never told to go")
 
 
@@ -175,11 +182,11 @@ def test_event_that_is_posted_is_learned_and_answered(tmp_path: Path) -> None:
         until = time.monotonic() + ENOUGH_S
         while True:
             status, found = asked(address, "/v1/users/ann/embedding")
-            if (status == 200 and found["events"] == 3) or time.monotonic() > until:
+            if status == 200 and found["events"] == 3 and found["worker"]:
                 break
-            assert status in (200, 404, 503)
+            assert status in (200, 404, 503) and time.monotonic() < until, found
             time.sleep(0.1)
-        assert (found["events"], found["version"], found["arm"]) == (3, "mine", "only")
+        assert (found["version"], found["arm"]) == ("mine", "only")
         assert asked(address, "/v1/versions")[1]["versions"][0]["worker"] is True
         with server(tmp_path) as (_, other):  # many servers on one home
             assert asked(other, "/v1/items/tea/similar")[1]["similar"][0]["id"] == "cup"

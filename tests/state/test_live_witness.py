@@ -77,19 +77,29 @@ def stressed(
 
     with subprocess.Popen([*command, str(directory)], cwd=ROOT, env={**os.environ}) as worker:
         progress, until = directory / "events", time.monotonic() + WAIT_S + events / 100
-        while not progress.exists():
-            assert worker.poll() is None and time.monotonic() < until
-            time.sleep(0.01)
         asking = [threading.Thread(target=ask, args=(number,)) for number in range(threads)]
-        for thread in asking:
-            thread.start()
-        while (int(progress.read_text() or 0) < events or sum(map(len, told)) < _FEWEST) and not failed:
-            assert worker.poll() is None and time.monotonic() < until
-            time.sleep(0.01)
-        stop.set()
-        for thread in asking:
-            thread.join()
-        (directory / "stop").touch()
+
+        def await_true(done: Callable[[], bool]) -> None:
+            while not done():
+                seen = f"code {worker.poll()}, {sum(map(len, told))} answers"
+                assert worker.poll() is None and time.monotonic() < until, seen
+                time.sleep(0.01)
+
+        def enough() -> bool:
+            learned = int(progress.read_text() or 0) >= events
+            return bool(failed) or (learned and sum(map(len, told)) >= _FEWEST)
+
+        try:
+            await_true(progress.exists)
+            for thread in asking:
+                thread.start()
+            await_true(enough)
+        finally:
+            stop.set()
+            for thread in asking:
+                if thread.ident is not None:
+                    thread.join()
+            (directory / "stop").touch()
         assert worker.wait(WAIT_S) == 0
     if failed:
         raise failed[0]
