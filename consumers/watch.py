@@ -62,11 +62,15 @@ def read(address: str) -> Samples:
 
 
 class Watch:
-    """Watches addresses: call `look` again and again, `picture` for what there is to see."""
+    """Watches addresses: call `look` again and again, `picture` for what there is to see.
+
+    Attributes:
+        addresses: by name of the process; may change between two looks.
+    """
 
     def __init__(self, addresses: dict[str, str]) -> None:
         self.addresses = addresses
-        self._seen: dict[str, Seen] = {name: Seen() for name in addresses}
+        self._seen: dict[str, Seen] = defaultdict(Seen)
 
     def look(self) -> None:
         """Read every page once."""

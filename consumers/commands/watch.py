@@ -80,6 +80,8 @@ def watch(
         try:
             while True:
                 time.sleep(every)
+                if not addresses:
+                    seen.addresses = announced_addresses(home)  # processes come, go and come back
                 seen.look()
                 live.update(_table(seen.picture()), refresh=True)
         except KeyboardInterrupt:
