@@ -252,3 +252,17 @@ def test_ids_of_any_length_are_kept_beside_aligned_values() -> None:
     assert [k[1:].decode() for k in kept if k[:1] == b"u"] == names
     again = Learned(new_spec("popularity", {}), store)
     assert [again.items.ids.id_of(s).decode() for s in range(6)] == names
+
+
+@pytest.mark.parametrize("kind", [USER, ITEM])
+def test_many_rows_are_the_same_bytes_as_each_alone(kind: int) -> None:
+    size = 3 * 8192 + 5  # more than are encoded at a time
+    arrays, ids = randomly_filled(kind, size, 1), IdTable(size)
+    ids.insert(np.arange(size), [b"%06d" % (7919 * k % 1_000_003) for k in range(size)])
+    codec = RowCodec(kind, USERS if kind == USER else ITEMS)
+    pairs = list(codec.encode(arrays, ids.arrays, np.arange(size)))
+    assert [key for key, _ in pairs] == sorted({key for key, _ in pairs})
+    assert len(pairs) == size
+    for key, value in pairs[::997]:
+        slot = np.array([ids.slot_of(key[1:].decode())])
+        assert list(codec.encode(arrays, ids.arrays, slot)) == [(key, value)]
