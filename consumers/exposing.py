@@ -2,6 +2,7 @@
 
 The log is Kafka's topic `exposures`, keyed by user, or segments in HOME/exposures. A list is offered once
 its answer was sent, so a kill may lose the newest exposures, but none is claimed that was not served.
+Nothing is sent again from here: the producer is idempotent, so a list stands there once or not at all.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from queue import Empty, Full, Queue
+from threading import Event as Flag
 from threading import Thread
 from typing import Any, NamedTuple
 
@@ -24,7 +26,7 @@ from streaming.errors import FreshetError
 
 logger = structlog.get_logger()
 
-EXPOSURES = "exposures"  # the topic, and the directory in a home directory
+EXPOSURES = "exposures"  # the directory in a home directory
 WAITING = 8192  # lists that wait to be written
 _GROUP = 1024  # lists that are written at one go
 
@@ -102,6 +104,7 @@ class Exposing:
     ) -> None:
         self._log, self._experiments, self._metrics, self._now = log, experiments, metrics, now
         self._waiting: Queue[Served | None] = Queue(waiting)
+        self._closing = Flag()
         self._thread = Thread(target=self._run, name="exposures", daemon=True)
         self._thread.start()
 
@@ -123,12 +126,13 @@ class Exposing:
             self._metrics.dropped.labels("full").inc()
 
     def close(self) -> None:
-        """Write what waits, then end."""
+        """Write what waits, then end; once the log refuses some of it, the rest is not tried."""
+        self._closing.set()
         self._waiting.put(None)
         self._thread.join()
 
     def _run(self) -> None:
-        ended = False
+        ended = refused = False
         while not ended:
             group = [self._waiting.get()]
             try:
@@ -137,19 +141,25 @@ class Exposing:
             except Empty:
                 pass  # all that waits is in the group
             ended = None in group
-            self._write([one for one in group if one is not None])
+            lists = [one for one in group if one is not None]
+            if refused and self._closing.is_set():
+                # A log out of reach takes seconds to refuse, and whoever closes this waits.
+                self._metrics.dropped.labels("refused").inc(len(lists))
+            else:
+                refused = not self._write(lists)
         self._log.close()
 
-    def _write(self, group: Sequence[Served]) -> None:
+    def _write(self, group: Sequence[Served]) -> bool:
+        """Write lists; whether the log took all of them."""
         if not group:
-            return
+            return True
         try:
             results = self._log.append([[_posted(one)] for one in group])
         except Exception as error:
             # The thread must live on for the next; what was lost is counted and logged.
             logger.exception("exposures_not_written", lists=len(group), reason=str(error))
             self._metrics.dropped.labels("refused").inc(len(group))
-            return
+            return False
         refused: FreshetError | None = None
         for one, error_of_one in zip(group, results, strict=True):
             if error_of_one is None:
@@ -159,6 +169,7 @@ class Exposing:
                 self._metrics.dropped.labels("refused").inc()
         if refused is not None:
             logger.warning("exposures_refused", lists=len(group), reason=str(refused))
+        return refused is None
 
 
 def _posted(one: Served) -> Posted:

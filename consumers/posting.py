@@ -220,12 +220,19 @@ class KafkaPosts:
 
         Of a group that Kafka took in part, what it took stays in the topic.
         """
+        from kafka.errors import KafkaTimeoutError
+
+        sent: list[list[Any]] = []
         try:
-            sent = [self._send(events) for events in groups]
+            for events in groups:
+                sent.append(self._send(events))
+                if sent[-1] and isinstance(sent[-1][-1], KafkaTimeoutError):
+                    break  # it waited for the topic in vain, and each further one would
         except BrokerError as error:
             return [error] * len(groups)
         deadline = time.monotonic() + _WAIT_S
-        return [self._settled(futures, deadline) for futures in sent]
+        settled = [self._settled(futures, deadline) for futures in sent]
+        return settled + settled[-1:] * (len(groups) - len(settled))
 
     def close(self) -> None:
         """Close the connections."""

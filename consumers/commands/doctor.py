@@ -211,9 +211,11 @@ def _kafka() -> list[Finding]:
     from kafka import KafkaConsumer
 
     from consumers.broker_checks import examine_broker
+    from consumers.exposure_topic import examine_exposure_topic
     from consumers.kafka_settings import client_settings
 
-    return examine_broker(client_settings(settings, KafkaConsumer), settings.events.topic, settings.home)
+    found = examine_broker(client_settings(settings, KafkaConsumer), settings.events.topic, settings.home)
+    return [*found, examine_exposure_topic(settings)] if found[0].ok else found
 
 
 def _existing(path: Path) -> Path:

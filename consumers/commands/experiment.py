@@ -14,7 +14,7 @@ from consumers.experiment_status import newest, status_of
 from consumers.experiments import begin, blank, end, new_salt
 from consumers.outcomes import read_verdict
 from state.experiments import Experiments
-from streaming.errors import UsageError, VersionError
+from streaming.errors import VersionError
 from streaming.experiments import Design, expected, winner
 
 app = App(name="experiment", help="Compare versions on users, with verdicts that may be looked at any time.")
@@ -48,10 +48,9 @@ def create(
     """
     settings = current_settings()
     if settings.kafka.bootstrap_servers:
-        raise UsageError(
-            "Experiments read the logs of the home directory, and this home posts to Kafka: nothing would be "
-            "joined. Unset kafka.bootstrap_servers for it."
-        )
+        from consumers.exposure_topic import made_exposure_topic
+
+        made_exposure_topic(settings)
     begin(settings.home, trial_of(name, arm, outcome, steering, new_salt()), why)
     _show(name, json)
 

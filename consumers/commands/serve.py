@@ -175,7 +175,7 @@ def _exposing(settings: Settings, registry: CollectorRegistry) -> Exposing:
         return Exposing(log, experiments, metrics)
     from kafka import KafkaProducer
 
-    log = KafkaPosts(EXPOSURES, client_settings(settings, KafkaProducer))
+    log = KafkaPosts(settings.events.exposures_topic, client_settings(settings, KafkaProducer))
     return Exposing(log, experiments, metrics)
 
 
