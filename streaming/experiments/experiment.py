@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from streaming.errors import SettingError
 from streaming.experiments.guardrail import Guardrail, GuardrailBoundary
 from streaming.experiments.lift import Comparison, Counts, compare
+from streaming.experiments.looks import Lift, Looks, lift_of
 from streaming.experiments.plan import Design, Sequence
 from streaming.experiments.ratio import mismatch, ratio_evidence
 
@@ -93,6 +94,7 @@ class Experiment:
         self.users = 0
         self.decisions: dict[str, Decision] = {}
         self.mismatch_at: int | None = None
+        self.looks = Looks()
         challengers = self.arms[1:]
         self.sequence = Sequence.of(design, len(challengers))
         self.boundary = GuardrailBoundary.of(design, len(challengers))
@@ -213,7 +215,12 @@ class Experiment:
             self.guardrails[arm] = before.look(crossed, self.users)
             if self.guardrails[arm] != before:
                 acted.append(arm)
+        self.looks.note(self.users // LOOK, self.users, self._lifts)
         return acted
+
+    def _lifts(self) -> list[Lift]:
+        found = [self.comparison(arm) for arm in self.arms[1:]]
+        return [lift_of(one, self.sequence.critical(one.effective)) for one in found]
 
     def state(self) -> dict[str, Any]:
         """All of it as plain JSON; `squares` is text, since it may exceed 64 bits."""
@@ -232,6 +239,7 @@ class Experiment:
             "decisions": {arm: asdict(one) for arm, one in self.decisions.items()},
             "guardrails": {arm: asdict(one) for arm, one in self.guardrails.items()},
             "mismatch_at": self.mismatch_at,
+            "looks": self.looks.state(),
         }
 
     @classmethod
@@ -244,6 +252,7 @@ class Experiment:
             for one in state["phases"]
         ]
         found.users, found.mismatch_at = state["users"], state["mismatch_at"]
+        found.looks = Looks.restored(state["looks"]) if "looks" in state else Looks()
         found.decisions = {arm: Decision(**one) for arm, one in state["decisions"].items()}
         found.guardrails = {arm: Guardrail(**one) for arm, one in state["guardrails"].items()}
         return found

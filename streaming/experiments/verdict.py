@@ -19,7 +19,8 @@ def summary(experiment: Experiment) -> dict[str, Any]:
     Returns:
         `arms`: figures by arm; `challengers`: `lift`, `difference` and their always-valid intervals,
         `verdict` ("better", "worse", "undecided", "withheld") with its `reason`, and `guardrail`;
-        `sample_ratio`: `fits`, the `evidence` against it and a `reason`; `users`, `strays`.
+        `sample_ratio`: `fits`, the `evidence` against it and a `reason`; `users`, `strays`; `looks`: by
+        challenger what looks showed on the way, [users, lift, lower, upper].
     """
     strays = sum(phase.strays for phase in experiment.phases)
     return {
@@ -28,6 +29,7 @@ def summary(experiment: Experiment) -> dict[str, Any]:
         "arms": {arm: _arm(experiment, arm) for arm in experiment.arms},
         "challengers": {arm: _challenger(experiment, arm) for arm in experiment.arms[1:]},
         "sample_ratio": _sample_ratio(experiment, strays),
+        "looks": {arm: experiment.looks.of(k) for k, arm in enumerate(experiment.arms[1:])},
     }
 
 
