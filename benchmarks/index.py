@@ -21,10 +21,11 @@ from usearch.index import Index
 from benchmarks.batches import batch_of
 from benchmarks.verdict import Report, run_benchmark
 from consumers.embeddings import learn_events
+from state.draws import Draw
 from state.guests import Guests
 from state.index import ItemIndex, Refreshed
 from state.item_source import Items
-from state.learned import Draw, Learned
+from state.learned import Learned
 from state.memory import MemoryStore
 from state.spec import new_spec
 

@@ -23,7 +23,8 @@ from scipy.sparse import csr_matrix
 from benchmarks.batches import batch_of
 from benchmarks.stream import zipf
 from benchmarks.verdict import Report, interleaved, ratio, run_benchmark, timed
-from state.learned import Draw, Learned
+from state.draws import Draw
+from state.learned import Learned
 from state.memory import MemoryStore
 from state.spec import new_spec
 from streaming import learners

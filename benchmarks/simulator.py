@@ -15,7 +15,8 @@ import numpy as np
 
 from benchmarks.verdict import Report, run_benchmark, timed
 from consumers.embeddings import learn_events
-from state.learned import Draw, Learned
+from state.draws import Draw
+from state.learned import Learned
 from state.memory import MemoryStore
 from state.spec import new_spec
 from streaming import learners

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from consumers.candidates import Candidate
 from consumers.embeddings import learn_events
 from consumers.history import History
-from state.learned import Draw, Learned
+from state.draws import Draw
+from state.learned import Learned
 from state.memory import MemoryStore
 from streaming.evaluation import Prequential
 from streaming.events import EventBatch

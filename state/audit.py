@@ -22,6 +22,8 @@ from state.items import ItemTable
 from state.ledger import JournalSlice, Source, unsealed
 from state.lineage import LINEAGE
 from state.memory import MemoryStore
+from state.parameters import parameter_key
+from state.recent import RING_BLOCK, ring_key
 from state.rows import RowArrays, RowCodec
 from state.spec import Spec
 from state.store import FORMAT, Store
@@ -32,7 +34,6 @@ from streaming.evaluation import EVALUATED, NEWEST, NEWEST_BLOCK, Prequential
 from streaming.learners.model import ITEM, USER
 
 _BATCH = 1024  # rows decoded at a time: the capacity of new tables
-_RING_BLOCK = 1000
 _SLICE = struct.Struct("<IQQ")
 _COUNT = struct.Struct("<dQ")
 _UNKNOWN = 2**62  # stands for a limit that is missing or damaged: nothing is above it
@@ -220,9 +221,9 @@ class _Audit:
         size = self._layout.recent
         filled = min(size, self._tables["recent_pushed"])
         for key, payload in self._payloads(pairs):
-            start = int(key[1:]) * _RING_BLOCK if key[1:].isdigit() else size
+            start = int(key[1:]) * RING_BLOCK if key[1:].isdigit() else size
             serials = np.frombuffer(payload, np.int32)
-            if start >= size or len(serials) != min(_RING_BLOCK, size - start):
+            if start >= size or len(serials) != min(RING_BLOCK, size - start):
                 self.findings.add(key, "this block of the ring of recent items has another size.")
             elif not self._known(serials[: max(0, filled - start)]).all():
                 self.findings.add(key, "a recent item has a serial that was never given.")
@@ -309,14 +310,14 @@ class _Audit:
 
     def _complete(self) -> None:
         names = [b"mledger", b"mprequential", b"mspec", b"mtables"]
-        names += [b"p" + name.encode() for name in self._params._fields]
-        names += [b"r%06d" % block for block in self._ring_blocks()]
+        names += [parameter_key(name) for name in self._params._fields]
+        names += [ring_key(block) for block in self._ring_blocks()]
         for key, value in zip(names, self._store.get_many(names), strict=True):
             if value is None:
                 self.findings.add(key, "it is missing.")
 
     def _ring_blocks(self) -> Iterable[int]:
-        return range(-(-min(self._layout.recent, self._tables["recent_pushed"]) // _RING_BLOCK))
+        return range(-(-min(self._layout.recent, self._tables["recent_pushed"]) // RING_BLOCK))
 
     def _check_slots(self) -> None:
         none = [np.zeros(0, np.int32)]

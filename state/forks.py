@@ -17,7 +17,7 @@ import msgspec
 from state.ledger import Ledger, as_json, sealed
 from state.lineage import Origin, lineage_put, read_lineage
 from state.rocksdb import RocksStore
-from state.spec import OWN_KEYS, Spec, new_spec
+from state.spec import OWN_KEYS, Spec, difference_of, new_spec, settings_of
 from state.versions import Registry, Version, checkpoint_of
 from streaming import learners
 from streaming.errors import SettingError, VersionError
@@ -97,20 +97,6 @@ def _begin(half: Path, source: Version, spec: Spec) -> int:
     return ledger.number
 
 
-def difference_of(old: Spec, new: Spec) -> str:
-    """The settings in which two specs differ, in words; empty where none.
-
-    >>> difference_of(Spec("x", {"a": 1}), Spec("x", {"a": 2}, seed=3))
-    'a 1 → 2, seed 1 → 3'
-    """
-    before, after = _flat(old), _flat(new)
-    return ", ".join(f"{k} {before[k]} → {after[k]}" for k in before if before[k] != after.get(k))
-
-
-def _flat(spec: Spec) -> dict[str, Any]:
-    return {**spec.options, **{key: getattr(spec, key) for key in OWN_KEYS}}
-
-
 def _carries(learner: Any, before: Any, after: Any, option: str) -> bool:
     """Whether rows learned with `before` mean the same with this one option changed."""
     if option == "cosine":
@@ -130,7 +116,7 @@ def _same_form(learner: Any, before: Any, after: Any) -> bool:
 
 
 def _cannot_carry(source: Version, new: Spec, wrong: list[str]) -> SettingError:
-    before, after = _flat(source.spec), _flat(new)
+    before, after = settings_of(source.spec), settings_of(new)
     what = ", ".join(f"{k} was {_plain(before[k])}, is {_plain(after[k])}" for k in dict.fromkeys(wrong))
     settings = " ".join(f"--set {k}={_plain(after[k])}" for k in after if before[k] != after[k])
     return SettingError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import timeit
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -14,51 +13,36 @@ from numpy.typing import NDArray
 
 from state.admission import Admission
 from state.arena import DONE, DURABLE, OLDEST, WATERMARK, Arena
+from state.draws import Draw, event_keys
 from state.evaluations import prequential_puts, read_prequential
 from state.expiry import CHECK_EVENTS, Expiry
 from state.ids import IdTable
 from state.items import ItemTable
 from state.ledger import Ledger, as_json, sealed, unsealed
+from state.parameters import parameter_puts, read_parameters
+from state.recent import RecentRing
 from state.rows import seen_in
-from state.spec import Spec
+from state.spec import Spec, difference_of
 from state.store import Store
 from state.users import UserTable
 from streaming import learners
-from streaming.errors import CorruptRowError, SettingError
+from streaming.errors import SettingError
 from streaming.evaluation import Prequential
 from streaming.events import EventBatch
-from streaming.kernels import compiled_before, kernel, mix
+from streaming.kernels import compiled_before
 from streaming.learners.contract import Event, Model
 from streaming.learners.loop import (
     Batch,
     Outcome,
-    Seen,
     bound,
     new_outcome,
     rank_of,
     score_all,
     test_then_learn,
 )
-from streaming.learners.model import new_model, no_seen
+from streaming.learners.model import new_model, no_seen, room_for_seen
 
-_RING_BLOCK = 1000
 _MICROSECONDS = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """Which events are evaluated: a share drawn by hash, or every n-th by position."""
-
-    rate: float = 0.0
-    every: int = 0
-
-
-@kernel
-def _keys(seed: np.uint64, partition: int, offsets: NDArray[np.int64], keys: NDArray[np.uint64]) -> None:
-    """Random keys of events: functions of (version seed, partition, offset)."""
-    base = mix(seed ^ mix(np.uint64(partition) + np.uint64(1)))
-    for i in range(offsets.shape[0]):
-        keys[i] = mix(base + np.uint64(offsets[i]))
 
 
 class Learned:
@@ -104,19 +88,19 @@ class Learned:
         self._place = (0, np.zeros(0, np.int64))  # source and offsets of the batch resolved last
         self._admit_users = Admission(b"u", spec.admit_users, spec.admission_half_life)
         self._admit_items = Admission(b"i", spec.admit_items, spec.admission_half_life)
+        self._ring = RecentRing(self._model.recent)
         self._expiry = Expiry(spec.users_live_s, spec.items_live_s)
         self._scores = np.zeros(0, np.float32)
         self._exclude_seen = exclude_seen
         self._seen = no_seen()
         self._committed = self.ledger.number  # events up to here are durable
-        self._ring_committed = 0
         self._gone: list[bytes] = []  # keys of what is forgotten and not durable yet
         self._moved: list[int] = []  # slots of items that changed without an event
         self._restore()
         self._tell(durable=True)
         self.arena.publish()
 
-    # -- learning -------------------------------------------------------------------------------
+    # -- as a view ------------------------------------------------------------------------------
 
     @property
     def index(self) -> None:
@@ -146,6 +130,8 @@ class Learned:
             slot_of=items.slot_of_serial,
             serial_of=items.serial,
         )
+
+    # -- learning -------------------------------------------------------------------------------
 
     @property
     def compiled(self) -> bool:
@@ -185,8 +171,7 @@ class Learned:
         if self._admit_items.threshold > 1.0:
             asks = self.items.ids.slots_of(events.items) < 0
         items, known = self.items.resolve(events.items, self._admit_items.admit(events.items, asks, number))
-        keys = np.empty(n, np.uint64)
-        _keys(np.uint64(self.spec.seed), partition, events.offsets, keys)
+        keys = event_keys(self.spec.seed, partition, events.offsets)
         return Batch(
             user=users,
             item=items,
@@ -196,17 +181,9 @@ class Learned:
             value=events.values,
             weight=events.weights,
             key=keys,
-            drawn=self._drawn(keys, number),
+            drawn=self._draw.of(keys, number),
             number=number,
         )
-
-    def _drawn(self, keys: NDArray[np.uint64], number: int) -> NDArray[np.bool_]:
-        if self._draw.every:
-            drawn: NDArray[np.bool_] = (number + np.arange(len(keys))) % self._draw.every == 0
-        else:
-            # The low bits of the keys start the random sequences, the high ones draw.
-            drawn = (keys >> np.uint64(11)).astype(np.float64) < self._draw.rate * 2.0**53
-        return drawn
 
     def learn(self, batch: Batch) -> Outcome:
         """Score and learn resolved events, in order; expiry where its event number is reached."""
@@ -214,7 +191,7 @@ class Learned:
         if self._scores.shape[0] < self.items.capacity:
             self._scores = np.zeros(self.items.capacity, np.float32)
         if self._exclude_seen:
-            self._seen = _room_for_seen(self._seen, self.users.capacity, n)
+            self._seen = room_for_seen(self._seen, self.users.capacity, n)
         outcome = new_outcome(n)
         self._loop(self.model, batch, self._seen, self._scores, outcome)
         rank, loss, user_events, item_events = outcome
@@ -315,11 +292,11 @@ class Learned:
         self._admit_users.committed()
         self._admit_items.committed()
         self._expiry.committed()
+        self._ring.committed()
         self.prequential.committed()
         self._gone.clear()
         self._moved.clear()
         self._committed = self.ledger.number
-        self._ring_committed = int(self._model.recent.pushed[0])
         self._tell(durable=True)
         return len(users) + len(items)
 
@@ -329,9 +306,8 @@ class Learned:
         yield from self._admit_users.puts(self._committed)
         yield from self._admit_items.puts(self._committed)
         yield from self._expiry.puts(self.users, self._committed)
-        yield from self._ring_blocks()
-        for name, array in zip(self._model.params._fields, self._model.params, strict=True):
-            yield b"p" + name.encode(), sealed(array.tobytes())
+        yield from self._ring.puts()
+        yield from parameter_puts(self._model.params)
         yield from self.ledger.puts()
         yield from prequential_puts(self.prequential)
         yield b"mspec", sealed(as_json(msgspec.to_builtins(self.spec)))
@@ -349,17 +325,6 @@ class Learned:
         yield from self._admit_items.deletes()
         yield from self._expiry.deletes(self.users, self.store, self._committed)
 
-    def _ring_blocks(self) -> Iterator[tuple[bytes, bytes]]:
-        """Blocks of the ring of recent items that moved since the last commit."""
-        serial, pushed = self._model.recent.serial, int(self._model.recent.pushed[0])
-        size = len(serial)
-        if not size or pushed == self._ring_committed:
-            return
-        moved = np.arange(max(self._ring_committed, pushed - size), pushed) % size
-        for block in np.unique(moved // _RING_BLOCK).tolist():
-            part = serial[block * _RING_BLOCK : (block + 1) * _RING_BLOCK]
-            yield b"r%06d" % block, sealed(part.tobytes())
-
     def _restore(self) -> None:
         state = self.store.get_many([b"mtables", b"mprequential", b"mspec"])
         if state[0] is None or state[1] is None or state[2] is None:
@@ -367,7 +332,7 @@ class Learned:
         spec = msgspec.convert(json.loads(unsealed(b"mspec", state[2])), Spec)
         if spec != self.spec:
             raise SettingError(
-                f"The store was learned under another spec: {_difference(spec, self.spec)}. "
+                f"The store was learned under another spec: {difference_of(spec, self.spec)}. "
                 "A version keeps its spec; make another one with `freshet versions create`."
             )
         tables = json.loads(unsealed(b"mtables", state[0]))
@@ -377,44 +342,5 @@ class Learned:
         self._admit_items.restore(self.store)
         self._expiry.restore(tables["expired"], self.users)
         self._model.tally[:] = tables["tally"]
-        for name, array in zip(self._model.params._fields, self._model.params, strict=True):
-            key = b"p" + name.encode()
-            value = self.store.get_many([key])[0]
-            if value is None:
-                raise CorruptRowError(f"{key!r}: the parameters are missing. Go back to a snapshot.")
-            array[...] = np.frombuffer(unsealed(key, value), array.dtype).reshape(array.shape)
-        self._restore_ring(tables["recent_pushed"])
-
-    def _restore_ring(self, pushed: int) -> None:
-        ring = self._model.recent
-        for key, value in self.store.scan(b"r"):
-            block = np.frombuffer(unsealed(key, value), np.int32)
-            start = int(key[1:]) * _RING_BLOCK
-            ring.serial[start : start + len(block)] = block
-        ring.pushed[0] = self._ring_committed = pushed
-        slots = self.items.slot_of_serial[ring.serial[: min(pushed, len(ring.serial))]]
-        self.items.recent_count += np.bincount(slots[slots >= 0], minlength=self.items.capacity).astype(
-            np.int32
-        )
-
-
-def _difference(old: Spec, new: Spec) -> str:
-    """The settings in which two specs differ."""
-    a, b = msgspec.to_builtins(old), msgspec.to_builtins(new)
-    flat_a, flat_b = {**a, **a["options"]}, {**b, **b["options"]}
-    return ", ".join(
-        f"{k} was {flat_a.get(k)}, is {flat_b.get(k)}"
-        for k in sorted(flat_a.keys() | flat_b.keys())
-        if k != "options" and flat_a.get(k) != flat_b.get(k)
-    )
-
-
-def _room_for_seen(seen: Seen, users: int, events: int) -> Seen:
-    """The lists of seen items with room for this many users, and events more."""
-    head, link, slot, used = seen
-    if len(head) < users:
-        head = np.concatenate([head, np.full(users - len(head), -1, np.int32)])
-    if len(link) < used[0] + events:
-        more = np.zeros(max(len(link), events), np.int32)
-        link, slot = np.concatenate([link, more]), np.concatenate([slot, more])
-    return Seen(head, link, slot, used)
+        read_parameters(self.store, self._model.params)
+        self._ring.restore(self.store, tables["recent_pushed"], self.items)

@@ -75,6 +75,21 @@ def new_spec(learner: str, given: Mapping[str, Any]) -> Spec:
     return Spec(learner, dict(options._asdict()), **own)
 
 
+def difference_of(old: Spec, new: Spec) -> str:
+    """The settings in which two specs differ, in words; empty where none.
+
+    >>> difference_of(Spec("x", {"a": 1}), Spec("x", {"a": 2}, seed=3))
+    'a 1 → 2, seed 1 → 3'
+    """
+    before, after = settings_of(old), settings_of(new)
+    return ", ".join(f"{k} {v} → {after.get(k)}" for k, v in before.items() if v != after.get(k))
+
+
+def settings_of(spec: Spec) -> dict[str, Any]:
+    """The learner and every setting of a spec by name, whether an option of the learner or the spec's own."""
+    return {"learner": spec.learner, **spec.options, **{key: getattr(spec, key) for key in OWN_KEYS}}
+
+
 def _number(key: str, value: Any) -> Any:
     wanted: type = {f.name: f.type for f in msgspec.structs.fields(Spec)}[key]
     try:

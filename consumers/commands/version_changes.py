@@ -44,8 +44,9 @@ def fork(
     json
         Print {version, from, event, changed, paused_s}.
     """
-    from state.forks import difference_of, forked_spec
     from state.forks import fork as forked
+    from state.forks import forked_spec
+    from state.spec import difference_of
 
     source = registry().get(version)
     spec = forked_spec(source, given_of(set_ or []))

@@ -82,6 +82,17 @@ def no_seen() -> Seen:
     return Seen(none, none, none, np.zeros(1, np.int64))
 
 
+def room_for_seen(seen: Seen, users: int, events: int) -> Seen:
+    """The lists of seen items with room for this many users, and events more."""
+    head, link, slot, used = seen
+    if len(head) < users:
+        head = np.concatenate([head, np.full(users - len(head), -1, np.int32)])
+    if len(link) < used[0] + events:
+        more = np.zeros(max(len(link), events), np.int32)
+        link, slot = np.concatenate([link, more]), np.concatenate([slot, more])
+    return Seen(head, link, slot, used)
+
+
 def initial_values(fields: tuple[Field, ...]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """(fill, sigma) of each float of a row, for `initialise`."""
     fill = np.concatenate([np.full(f.width, f.fill, np.float32) for f in fields] or [np.zeros(0, np.float32)])

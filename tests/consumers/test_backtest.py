@@ -17,7 +17,8 @@ from consumers.embeddings import EmbeddingWorker
 from consumers.eventlog.files import FilesLog
 from consumers.history import History
 from consumers.metrics import WorkerMetrics
-from state.learned import Draw, Learned
+from state.draws import Draw
+from state.learned import Learned
 from state.memory import MemoryStore
 from streaming.errors import SettingError, UsageError
 from streaming.learners.loop import new_outcome

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from state.forks import difference_of, fork, forked_spec
+from state.forks import fork, forked_spec
 from state.ledger import Ledger
 from state.lineage import read_lineage
-from state.spec import new_spec
+from state.spec import difference_of, new_spec
 from state.versions import Registry, Version, checkpoint_of
 from streaming.errors import SettingError, StoreError, VersionError
 from tests.consumers.worked import append, everything, learn, lines, made

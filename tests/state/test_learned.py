@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import state.learned
-from state.learned import Draw, Learned
+from state.draws import Draw
+from state.learned import Learned
 from state.memory import MemoryStore
 from state.rocksdb import RocksStore
 from state.spec import new_spec
@@ -129,7 +130,7 @@ def test_ring_of_recent_items_comes_back_whole_for_any_size(size: int, commit: i
 def test_another_spec_is_refused_and_the_difference_named() -> None:
     store = MemoryStore()
     teach(Learned(new_spec("popularity", {}), store), lively(100), commit=50)
-    with pytest.raises(SettingError, match=r"half_life was 3000\.0, is 5\.0"):
+    with pytest.raises(SettingError, match=r"half_life 3000\.0 → 5\.0"):
         Learned(new_spec("popularity", {"half_life": 5}), store)
 
 
