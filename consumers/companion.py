@@ -1,11 +1,18 @@
-"""A server beside a process that learns: a home enters, a process of `freshet serve` leaves."""
+"""A server beside a process that learns: a home enters, a process of `freshet serve` leaves.
+
+It ends with the process that began it, also where that is killed: its standard input is a pipe, of which
+the other end is then closed.
+"""
 
 from __future__ import annotations
 
+import os
 import select
+import signal
 import socket
 import subprocess
 import sys
+from threading import Thread
 from types import TracebackType
 
 from consumers.settings import Settings
@@ -25,7 +32,8 @@ class Companion:
         port = settings.serve.port if _is_free(settings.serve.port) else 0
         words = ["--home", str(settings.home), "serve", "--host", "127.0.0.1", "--port", str(port)]
         self._process = subprocess.Popen(
-            [sys.executable, "-c", "from consumers.cli import main; raise SystemExit(main())", *words],
+            [sys.executable, "-c", "from consumers.companion import run; raise SystemExit(run())", *words],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -59,8 +67,9 @@ class Companion:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
 
     def __enter__(self) -> Companion:
         return self
@@ -69,6 +78,20 @@ class Companion:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def run() -> int:
+    """The command line, told to stop as by SIGTERM where standard input ends."""
+    Thread(target=_stop_after_input, name="beside", daemon=True).start()
+    from consumers.cli import main  # after the thread has begun, as this takes a moment
+
+    return main()
+
+
+def _stop_after_input() -> None:
+    while os.read(0, 4096):
+        pass  # nothing is expected there
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _is_free(port: int) -> bool:

@@ -6,7 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from cyclopts import Parameter
@@ -22,6 +22,7 @@ from state.directories import remove
 from state.erasure import Kind, add_erasure, now_us, read_erasures
 from state.guests import checked
 from state.ledger import Ledger
+from state.lineage import read_lineage
 from state.releases import Releases
 from state.versions import Registry, Version
 from streaming.errors import FreshetError, StoreLockedError, UsageError
@@ -29,6 +30,13 @@ from streaming.errors import FreshetError, StoreLockedError, UsageError
 _WAIT_S = 30.0  # for another process to give a store back, or for a worker that starts to listen
 _AGAIN_S = 0.2
 _Flag = Annotated[bool, Parameter(negative=())]
+
+
+class _Drop(NamedTuple):
+    """Which snapshots that hold a row are removed: those taken, and what a version began with."""
+
+    snapshots: bool
+    beginnings: bool
 
 
 def forget(
@@ -39,6 +47,7 @@ def forget(
     undo: _Flag = False,
     purge: _Flag = False,
     drop_snapshots: _Flag = False,
+    drop_beginnings: _Flag = False,
     json: _Flag = False,
 ) -> int:
     """Forget a user or an item in all versions: rows, counts and bad records go, and do not come back.
@@ -59,7 +68,10 @@ def forget(
         Write the files of the stores anew, too, so that no deleted byte stays until RocksDB gets to it;
         a worker stands still meanwhile, some seconds for a million rows.
     drop_snapshots
-        Remove the snapshots that hold the row. Otherwise they keep it, and `restore` leaves it out.
+        Remove the snapshots that hold the row. Otherwise they keep it, and `restore` leaves it out. What a
+        version began with, as a fork or with vectors, stays: it cannot be rebuilt without.
+    drop_beginnings
+        Remove these, too; `rebuild` then begins with a later snapshot.
     json
         Print {erasures, versions: [{version, rows, dead_letters, snapshots, error}]}.
     """
@@ -67,8 +79,8 @@ def forget(
         raise UsageError("`freshet forget` needs user or item, and an id; or neither.")
     if undo and kind != "item":
         raise UsageError("--undo takes an item back; what a user had is gone, and new events begin anew.")
-    if drop_snapshots and (kind is None or undo):
-        raise UsageError("--drop-snapshots needs the id whose rows are looked for.")
+    if (drop_snapshots or drop_beginnings) and (kind is None or undo):
+        raise UsageError("--drop-snapshots and --drop-beginnings need the id whose rows are looked for.")
     home = current_settings().home
     registry = Registry(home)
     known: list[tuple[Kind, str]] = []
@@ -78,7 +90,8 @@ def forget(
         known = [] if undo else [(kind, id_)]
         if kind == "user":
             Releases(home).remove_override(id_, "forgotten")
-    done = [_in_version(registry, name, known, purge, drop_snapshots) for name in registry.names()]
+    drop = _Drop(drop_snapshots, drop_beginnings)
+    done = [_in_version(registry, name, known, purge, drop) for name in registry.names()]
     done += _in_experiments()
     report = {"erasures": len(read_erasures(home)), "versions": done}
     emit(
@@ -110,7 +123,7 @@ def _in_experiments() -> list[dict[str, Any]]:
 
 
 def _in_version(
-    registry: Registry, name: str, known: list[tuple[Kind, str]], purge: bool, drop_snapshots: bool
+    registry: Registry, name: str, known: list[tuple[Kind, str]], purge: bool, drop: _Drop
 ) -> dict[str, Any]:
     """What came of it in one version; an error does not keep the others from their part."""
     done = {**_NOTHING, "version": name}
@@ -121,12 +134,29 @@ def _in_version(
         for kind, id_ in known:
             if kind == "user":
                 done["dead_letters"] = _without_letters(version, id_)
-            done["snapshots"] = list(_holding(version, kind, id_))
-            for number in done["snapshots"] if drop_snapshots else ():
-                remove(version.snapshot_path(number))
+            done["snapshots"] = _dropped(version, list(_holding(version, kind, id_)), drop)
     except FreshetError as error:
         done["error"] = str(error)
     return done
+
+
+def _dropped(version: Version, holding: list[int], drop: _Drop) -> list[int]:
+    """Remove snapshots that hold a row, as far as is wanted; returns those that are left."""
+    if not holding:
+        return []
+    with version.reading() as store:
+        origins = read_lineage(store)
+    beginning = origins[-1].number if origins else None
+    left = [number for number in holding if not (drop.beginnings if number == beginning else drop.snapshots)]
+    for number in set(holding) - set(left):
+        remove(version.snapshot_path(number))
+    if drop.snapshots and left:
+        print(
+            f"{version.name}: the snapshot after event {beginning} holds the row. The version began with it "
+            "and cannot be rebuilt without; --drop-beginnings removes it all the same.",
+            file=sys.stderr,
+        )
+    return left
 
 
 def _asked(version: Version, known: list[tuple[Kind, str]], purge: bool) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from consumers.embeddings import EmbeddingWorker, Pace, Totals
 from consumers.eventlog.files import FilesLog
 from consumers.eventlog.segments import EVENTS, Segments, is_segments
 from consumers.kafka_settings import client_settings
-from consumers.live import live_arena
+from consumers.live import forget_first, live_arena
 from consumers.machine_metrics import MachineMetrics, announced
 from consumers.metrics import WorkerMetrics, serve_metrics
 from consumers.settings import Settings
@@ -105,6 +105,7 @@ def work(
         if store is None:
             return 0  # told to stop while another worker had the store
         held.enter_context(store)
+        forget_first(chosen, store)
         arena = live_arena(chosen, settings)
         held.callback(arena.close)
         learned = Learned(chosen.spec, store, user_cache=settings.worker.user_cache, arena=arena)

@@ -21,7 +21,6 @@ from consumers.live import live_arena
 from consumers.settings import Settings
 from state.arena import Arena
 from state.erasure import read_erasures
-from state.live import LiveArena
 from state.versions import Registry, Version
 from streaming.events import BadRecord
 from streaming.rules import EventRules
@@ -133,8 +132,8 @@ def test_worker_forgets_before_its_tables_can_be_read(
     versions: list[Version], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     version, published = versions[0], []
+    version.live_path.mkdir()  # what a killed worker left
     with version.open():
-        LiveArena(version.live_path, version.identity).publish()  # what a killed worker left
         monkeypatch.setattr(module, "_WAIT_S", 0.0)
         run(capsys, tmp_path / "home", "user", "ann-uncommon", code=1)
 
@@ -158,8 +157,27 @@ def test_snapshots_that_hold_the_row_are_named_and_dropped(
     found = run(capsys, home, "user", "ann-uncommon")
     assert [v["snapshots"] for v in found["versions"]] == [[number], [], []]
     assert versions[0].snapshots() == [number]
-    run(capsys, home, "user", "ann-uncommon", "--drop-snapshots")
-    assert versions[0].snapshots() == []
+    found = run(capsys, home, "user", "ann-uncommon", "--drop-snapshots")
+    assert versions[0].snapshots() == found["versions"][0]["snapshots"] == []
+
+
+def test_beginning_of_a_fork_is_dropped_only_where_that_is_said(
+    versions: list[Version], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home"
+    assert main(["versions", "fork", "one", "other", "--home", str(home)]) == 0
+    other = Registry(home).get("other")
+    (begun,) = other.snapshots()
+    learn(other, append(tmp_path / "b.jsonl", lines(20, seed=2)))
+    with other.open() as store:
+        later = other.snapshot(store, 5)
+    words = ["forget", "user", "ann-uncommon", "--home", str(home)]
+    assert main([*words, "--drop-snapshots"]) == 0
+    assert "--drop-beginnings removes it" in capsys.readouterr().err
+    assert other.snapshots() == [begun] != [later]
+    assert main(["versions", "rebuild", "other", "--home", str(home)]) == 0
+    assert main([*words, "--drop-beginnings"]) == 0
+    assert other.snapshots() == []
 
 
 def test_item_is_forgotten_and_taken_back(
