@@ -9,7 +9,7 @@ from consumers.control import Control, Holder
 from consumers.dead_letters import DeadLetters
 from consumers.embeddings import EmbeddingWorker, Pace
 from consumers.eventlog.contract import EventLog
-from consumers.live import live_arena
+from consumers.live import forget_first, live_arena
 from consumers.metrics import VersionMetrics
 from consumers.settings import Settings
 from state.erasure import read_erasures
@@ -19,7 +19,9 @@ from state.versions import Version
 
 def opened_learned(version: Version, settings: Settings, held: ExitStack) -> Learned:
     """A version in live tables, with its store; `held` closes both."""
-    store, arena = held.enter_context(version.open()), live_arena(version, settings)
+    store = held.enter_context(version.open())
+    forget_first(version, store)
+    arena = live_arena(version, settings)
     held.callback(arena.close)
     return Learned(version.spec, store, user_cache=settings.worker.user_cache, arena=arena)
 
