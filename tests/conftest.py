@@ -51,14 +51,7 @@ _SLOW = (
 )
 
 
-# They wait for processes up to a minute at a time, and the first one may fetch Kafka and compile kernels.
-_PATIENT = (
-    "tests/kafka/",
-    "tests/crash/",
-    "tests/benchmarks/",
-    "tests/consumers/",
-    "tests/state/test_live_witness.py",
-)
+# Seconds of one test: it may wait for processes, compile kernels and fetch Kafka, on a machine that stalls.
 _PATIENT_S = 300
 
 
@@ -67,7 +60,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.startswith(_SLOW) or "[blend]" in item.nodeid or "-blend]" in item.nodeid:
             item.add_marker(pytest.mark.slow)
-        if item.nodeid.startswith(_PATIENT) and item.get_closest_marker("timeout") is None:
+        if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(_PATIENT_S))
 
 
