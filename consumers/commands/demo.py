@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 from rich.live import Live
@@ -28,6 +29,9 @@ def demo(
     rate: float = 5000.0,
     seed: int = 1,
     server: bool = True,
+    ab: Annotated[bool, Parameter(negative=())] = False,
+    challenger: Literal["better", "worse"] = "worse",
+    plot: Path | None = None,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
     """Learn a simulated stream live: the default learner beside popularity and beside the best possible.
@@ -36,22 +40,39 @@ def demo(
     it is learned. The simulator knows its users' true preferences, so it is known how good the best
     prediction can be. Started again, it goes on where it was.
 
+    With --ab, simulated users are served by two versions, choose by their true preferences from what they
+    see, and are counted: watch the verdict come in, and the guardrail take a bad challenger out of the route.
+
     Parameters
     ----------
     events
-        End after so many more events with a summary; without it, Ctrl-C ends.
+        End after so many more events (with --ab: lists served) with a summary; without it, Ctrl-C ends.
     rate
         Events a second; 0 for as many as can be learned.
     seed
         Of the simulated world.
     server
         Answer queries over HTTP meanwhile, from a process of its own; --no-server leaves it out.
+    ab
+        Show an experiment of two versions, in a home that holds no other events.
+    challenger
+        With --ab, what the challenger truly is.
+    plot
+        With --ab, write a picture of how the verdict came in: a file that ends in .png, .svg or .pdf.
     json
         Print the summary as JSON.
     """
     _check_numbers(events, rate)
+    _check_ab(ab, server, plot)
     started = time.monotonic()
     stderr.print("Starting …")
+    if ab:
+        from consumers.commands.demo_ab import run_ab
+
+        return run_ab(
+            current_settings(), challenger=challenger, events=events, rate=rate, seed=seed, plot=plot,
+            json=json,
+        )  # fmt: skip
     # Imported after the first words, because compiled code takes a moment to load.
     from prometheus_client import REGISTRY
 
@@ -115,6 +136,14 @@ class _Screen:
             stderr.print(try_it(address, picture.user), soft_wrap=True)
             self._told = True
         stderr.print(line(picture), soft_wrap=True)
+
+
+def _check_ab(ab: bool, server: bool, plot: Path | None) -> None:
+    """Raises UsageError for options that do not go together."""
+    if ab and not server:
+        raise UsageError("--ab serves its users from the server beside it; leave --no-server out.")
+    if plot is not None and not ab:
+        raise UsageError("--plot belongs to --ab; give both.")
 
 
 def _check_numbers(events: int | None, rate: float) -> None:
