@@ -24,7 +24,7 @@ from consumers.machine_metrics import announced_addresses
 from consumers.watch import Watch
 
 PROMETHEUS = Path(__file__).resolve().parent.parent / "deploy" / "prometheus"
-LIMIT_S = 60.0  # most that a loaded machine may need
+LIMIT_S = 120.0  # most that a loaded machine may need
 
 
 @contextmanager
@@ -68,13 +68,13 @@ def answer(base: str, query: str) -> list[Any]:
     """What Prometheus finds now; nothing while it is still starting."""
     address = f"{base}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
     try:
-        with urllib.request.urlopen(address) as reply:
+        with urllib.request.urlopen(address, timeout=LIMIT_S) as reply:
             result: list[Any] = json.load(reply)["data"]["result"]
     except urllib.error.HTTPError as error:
         if error.code != 503:
             raise
         return []
-    except urllib.error.URLError:
+    except OSError:
         return []
     return result
 
@@ -125,7 +125,9 @@ def fed(page: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
         name = ""
         while "picture" not in found:
-            field, _, value = reply.readline().decode().rstrip("\n").partition(": ")
+            line = reply.readline().decode()
+            assert line, f"the feed of {page} ended after {sorted(found)}"
+            field, _, value = line.rstrip("\n").partition(": ")
             if field == "event":
                 name = value
             elif field == "data":

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from benchmarks.browser import browser_path, browsing
+from consumers.broker import _free_ports
 from consumers.page_feed import PageFeed
 from consumers.page_figures import Figures, worst
 from consumers.page_map import chart
@@ -52,8 +53,9 @@ def events(address: str, names: set[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     name = ""
     while names - set(found):
-        line = answer.readline().decode().rstrip("\n")
-        field, _, value = line.partition(": ")
+        line = answer.readline().decode()
+        assert line, f"the feed ended after {sorted(found)}"
+        field, _, value = line.rstrip("\n").partition(": ")
         if field == "event":
             name = value
         elif field == "data":
@@ -199,7 +201,11 @@ def test_state_is_the_worst_that_is_known(known: dict[str, Any], state: str, wor
 def test_hostile_ids_run_nothing_and_a_restart_needs_no_reload_in_a_real_browser(tmp_path: Path) -> None:
     taught(tmp_path, "mine", "softmax", users=HOSTILE)
     with browsing() as tab:
-        with server(tmp_path) as (first, address):
+        # The same port twice, which no outgoing connection may take meanwhile.
+        port = str(_free_ports(1)[0])
+        with freshet(tmp_path, "serve", "--port", port) as first:
+            assert first.stdout is not None
+            address = first.stdout.readline().strip()
             tab.size(390, 844, phone=True)
             tab.open(address)
             tab.wait("document.querySelector('.card h3')?.textContent === 'mine' && state.map !== null")
@@ -223,5 +229,5 @@ def test_hostile_ids_run_nothing_and_a_restart_needs_no_reload_in_a_real_browser
             first.kill()
             first.wait(60)
             tab.wait("$('link-text').textContent === 'reconnecting' && !$('stale').hidden")
-        with freshet(tmp_path, "serve", "--port", str(urlsplit(address).port)):
+        with freshet(tmp_path, "serve", "--port", port):
             tab.wait("$('link-text').textContent === 'live' && $('stale').hidden")
