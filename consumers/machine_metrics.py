@@ -7,17 +7,37 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, Info
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector, CollectorRegistry
+
+from consumers.logs import WARNINGS
+from consumers.release import release
 
 TARGETS = "targets"  # directory of the home in which processes say where their pages are
 _CGROUP = Path("/sys/fs/cgroup/memory.max")  # the container's limit, where there is one
 _MEMORY = Path("/proc/meminfo")
+
+
+def process_registry() -> CollectorRegistry:
+    """A registry that holds what every process reports: its memory and time, its warnings, its release."""
+    registry = CollectorRegistry()
+    for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR, WARNINGS):
+        registry.register(collector)
+    build_info(registry)
+    return registry
+
+
+def build_info(registry: CollectorRegistry) -> None:
+    """Report the release that runs here."""
+    build = Info("freshet_build", "Release that runs here.", registry=registry)
+    build.info({"release": release(), "python": platform.python_version()})
 
 
 class MachineMetrics(Collector):

@@ -7,17 +7,16 @@ a version, a step, a segment, a window; never an id.
 from __future__ import annotations
 
 import errno
-import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from consumers.drift_watch import DriftWatch
 from consumers.logs import WARNINGS
-from consumers.release import release
+from consumers.machine_metrics import build_info
 from consumers.settings import EventFields
 from streaming.errors import SettingError
 
@@ -55,8 +54,7 @@ class WorkerMetrics:
         self._declare_commits()
         self._declare_quality()
         self._declare_state()
-        build = Info("freshet_build", "Release that runs here.", registry=registry)
-        build.info({"release": release(), "python": platform.python_version()})
+        build_info(registry)
         if registry is not REGISTRY:
             registry.register(WARNINGS)
 

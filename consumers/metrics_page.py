@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from consumers.exposing import ExposureMetrics
 from consumers.logs import WARNINGS
-from consumers.machine_metrics import MachineMetrics
+from consumers.machine_metrics import MachineMetrics, build_info
 from consumers.metrics import WorkerMetrics
 from consumers.outcomes_metrics import OutcomeMetrics
 from consumers.server_edge import ServerMetrics
@@ -27,8 +27,8 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
 # Process → what declares its families in a registry. A new process gets its line here.
 PROCESSES: dict[str, tuple[Callable[[CollectorRegistry], object], ...]] = {
     "work": (WorkerMetrics, lambda registry: MachineMetrics(Path(), registry)),
-    "serve": (ServerMetrics, ExposureMetrics),
-    "outcomes": (OutcomeMetrics,),
+    "serve": (ServerMetrics, ExposureMetrics, build_info),
+    "outcomes": (OutcomeMetrics, build_info),
 }
 # Of prometheus-client's own process collector, in every process; the rules and dashboards use these.
 PROCESS_FAMILIES = ("process_resident_memory_bytes", "process_start_time_seconds", "process_cpu_seconds")

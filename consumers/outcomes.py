@@ -120,6 +120,7 @@ class Outcomes:
         if saved:
             rows = ((key[1:].decode(), value) for key, value in store.scan(WINDOW))
             self.joiner.restore(saved["joiner"], rows)
+        metrics.show(name, self.judgement.experiment)
 
     def close(self) -> None:
         """Close the logs; what was not committed is read again by the next who opens them."""

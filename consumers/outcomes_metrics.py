@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from math import nan
+
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from streaming.experiments import Experiment, summary
+
+BOUNDS = ("lift", "lower", "upper")
 
 
 class OutcomeMetrics:
@@ -21,6 +25,18 @@ class OutcomeMetrics:
             labels,
             registry=registry,
         )
+        self.mismatch = Gauge(
+            "freshet_experiment_sample_ratio_mismatch",
+            "Whether users are spread otherwise than the shares say.",
+            ["experiment"],
+            registry=registry,
+        )
+        self.lift = Gauge(
+            "freshet_experiment_lift",
+            "Lift over the champion at the newest look kept, and the ends of its always-valid interval.",
+            [*labels, "bound"],
+            registry=registry,
+        )
         self.records = Counter(
             "freshet_outcome_records",
             "Lines read, by log: exposures, events, or bad where a line is neither.",
@@ -30,7 +46,12 @@ class OutcomeMetrics:
 
     def show(self, name: str, experiment: Experiment) -> None:
         """Set the gauges of an experiment."""
-        for arm, figures in summary(experiment)["arms"].items():
+        found = summary(experiment)
+        for arm, figures in found["arms"].items():
             self.users.labels(name, arm).set(figures["users"])
+        self.mismatch.labels(name).set(not found["sample_ratio"]["fits"])
+        for arm, looks in found["looks"].items():
+            for bound, value in zip(BOUNDS, looks[-1][1:] if looks else (), strict=False):
+                self.lift.labels(name, arm, bound).set(nan if value is None else value)
         for arm, guardrail in experiment.guardrails.items():
             self.acted.labels(name, arm).set(guardrail.state == "acted")

@@ -8,16 +8,21 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from consumers.embeddings import learn_events
+from consumers.exposing import ExposureMetrics
 from consumers.machine_metrics import MachineMetrics
 from consumers.metrics import STEPS, WorkerMetrics, serve_metrics
 from consumers.metrics_page import sample_names
+from consumers.outcomes_metrics import OutcomeMetrics
+from consumers.server_edge import ServerMetrics
 from state.arena import Arena
 from state.learned import Learned
 from state.memory import MemoryStore
 from state.spec import new_spec
+from streaming.experiments import Design, Experiment
 from streaming.simulator import Simulator, SimulatorOptions
 from tests.monitoring import answer, prometheus, until
 from tests.test_prometheus import ROOT, rules, used
@@ -63,6 +68,11 @@ class Worked:
         ProcessCollector(registry=self.registry)
         MachineMetrics(Path(), self.registry)
         self.metrics = families.of("a")
+        self.server, self.exposed = ServerMetrics(self.registry), ExposureMetrics(self.registry)
+        experiment = Experiment(Design(), {"a": 0.5, "b": 0.5})
+        people = np.arange(400)
+        experiment.add(people % 2, (people % 5 == 0).astype(float), np.zeros(400, np.int64))
+        OutcomeMetrics(self.registry).show("e", experiment)
         spec = new_spec("bpr", {"dimension": 8, "evaluation_rate": 0.2})
         self.learned = Learned(spec, MemoryStore(), user_cache=None, arena=Arena())
         self.simulator = Simulator(SimulatorOptions(users=200, items=60, sessions=8))
@@ -81,6 +91,8 @@ class Worked:
         metrics.observe_prequential({("overall", "recent", 10): summary["hr@10"]}, 1.0)
         metrics.observe_store(rows={"item": learned.items.count}, bytes_by_part={"sst": 1000})
         metrics.observe_turn()
+        self.server.observe("/v1/route/{user}", 200, 0.001)
+        self.exposed.written.labels("a").inc()
 
 
 def test_every_query_of_every_panel_returns_data_of_a_real_run(tmp_path: Path) -> None:

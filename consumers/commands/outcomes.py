@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit
 from consumers.commands.work import event_rules, stop_on_signals
-from consumers.machine_metrics import announced
+from consumers.machine_metrics import announced, process_registry
 from consumers.metrics import serve_metrics
 from consumers.outcomes import Opened, Outcomes
 from consumers.outcomes_logs import segment_logs
@@ -69,7 +69,7 @@ def outcomes(
     read = 0
     with ExitStack() as held:
         store = held.enter_context(opened_store(settings.home, name))
-        registry = CollectorRegistry()
+        registry = process_registry()
         logs = _logs(settings, on_lost_offsets, until_end)
         joined = Outcomes(settings.home, name, store, event_rules(settings), OutcomeMetrics(registry), logs)
         held.enter_context(closing(joined))

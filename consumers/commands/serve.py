@@ -14,7 +14,7 @@ from typing import Annotated
 import structlog
 import uvicorn
 from cyclopts import Parameter
-from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
+from prometheus_client import CollectorRegistry
 
 from consumers.catalogue_input import followed_catalogue
 from consumers.commands.context import current_settings
@@ -22,7 +22,7 @@ from consumers.commands.work import event_rules
 from consumers.eventlog.segments import EVENTS, Segments
 from consumers.exposing import EXPOSURES, Exposing, ExposureMetrics
 from consumers.kafka_settings import client_settings
-from consumers.machine_metrics import announced
+from consumers.machine_metrics import announced, process_registry
 from consumers.posting import DurableLog, Intake, KafkaPosts, SegmentPosts
 from consumers.server import build
 from consumers.server_access import Access
@@ -66,10 +66,8 @@ def serve(
         catalogue = None if openapi else held.enter_context(followed_catalogue(settings))
         serving = held.enter_context(closing(Serving(settings.home, catalogue)))
         intake = held.enter_context(closing(Intake(_log(settings))))
-        registry = CollectorRegistry()
+        registry = process_registry()
         exposing = held.enter_context(closing(_exposing(settings, registry)))
-        for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
-            registry.register(collector)
         app = build(
             serving,
             intake,

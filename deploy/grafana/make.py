@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 HERE = Path(__file__).resolve().parent
 _V = 'version=~"$version"'
+_ASKED = 'route!="/feed"'  # the live page's stream, which is one request for as long as it is looked at
 _WIDTH, _HEIGHT = 8, 8  # of a panel, in Grafana's grid of 24 columns
 
 
@@ -81,6 +82,28 @@ DASHBOARDS: dict[str, list[Panel]] = {
         ),
         Panel("Records refused", {"{{version}}": f"version:freshet_bad_share:5m{{{_V}}}"}, "percentunit"),
         Panel(
+            "Requests answered",
+            {"{{route}}": f"sum by (route) (rate(freshet_http_requests_total{{{_ASKED}}}[1m]))"},
+            "reqps",
+        ),
+        Panel(
+            "Seconds of a request, 99 in 100",
+            {
+                "{{route}}": "histogram_quantile(0.99, sum by (route, le) "
+                f"(rate(freshet_http_request_seconds_bucket{{{_ASKED}}}[5m])))"
+            },
+            "s",
+        ),
+        Panel(
+            "Requests that failed",
+            {
+                "of the server": 'sum(rate(freshet_http_requests_total{status=~"5.."}[5m])) or vector(0)',
+                "of the client": 'sum(rate(freshet_http_requests_total{status=~"4.."}[5m])) or vector(0)',
+            },
+            "reqps",
+            text="Errors of the server (5xx), and requests that it refused (4xx).",
+        ),
+        Panel(
             "Warnings", {"{{event}}": "sum by (event) (increase(freshet_warnings_total[5m])) or vector(0)"}
         ),
     ],
@@ -132,6 +155,31 @@ DASHBOARDS: dict[str, list[Panel]] = {
             "Age of the newest event learned, in event time",
             {"{{version}}": f"time() - freshet_watermark_timestamp_seconds{{{_V}}}"},
             "s",
+        ),
+        Panel(
+            "Users of experiments",
+            {"{{experiment}} {{arm}}": "sum by (experiment, arm) (freshet_experiment_users)"},
+            text="Those whose window has closed.",
+        ),
+        Panel(
+            "Lift over the champion",
+            {"{{arm}} {{bound}}": "max by (experiment, arm, bound) (freshet_experiment_lift)"},
+            "percentunit",
+            text="With the ends of its always-valid interval: it may be looked at any time.",
+        ),
+        Panel(
+            "Guardrails that acted, shares that do not fit",
+            {
+                "guardrail {{arm}}": "max by (experiment, arm) (freshet_experiment_guardrail_acted)",
+                "shares {{experiment}}": "max by (experiment) (freshet_experiment_sample_ratio_mismatch)",
+            },
+            kind="stat",
+            red=1,
+        ),
+        Panel("Lists served", {"{{arm}}": "sum by (arm) (rate(freshet_exposures_total[5m]))"}, "ops"),
+        Panel(
+            "Lists served and not noted",
+            {"{{reason}}": "sum by (reason) (increase(freshet_exposures_dropped_total[5m])) or vector(0)"},
         ),
         Panel("Releases", {"{{release}}": "count by (release) (freshet_build_info)"}, kind="stat"),
     ],

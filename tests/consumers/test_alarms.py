@@ -20,12 +20,14 @@ from tests.consumers.test_server_process import ROOT, server
 from tests.monitoring import Shown, jobs_of, prometheus, until
 
 # SIGUSR1 sets the clock of the process an hour back, SIGUSR2 to what it was: only root may set the machine's.
+# SIGWINCH lets the loop hang for ever, as on a dead disk, while the process still answers.
 PROGRAM = """
 import signal, time
 true, by = time.time, [0.0]
 time.time = lambda: true() + by[0]
 signal.signal(signal.SIGUSR1, lambda *_: by.__setitem__(0, -3600.0))
 signal.signal(signal.SIGUSR2, lambda *_: by.__setitem__(0, 0.0))
+signal.signal(signal.SIGWINCH, lambda *_: time.sleep(1e6))
 from consumers.cli import main
 raise SystemExit(main())
 """
@@ -100,7 +102,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield World(home, file, Shown(home, address, metrics))
 
 
-def test_stopped_killed_or_clock_set_back_shows_everywhere(world: World) -> None:
+def test_worker_stopped_stuck_killed_or_with_its_clock_set_back_shows_everywhere(world: World) -> None:
     with world.worker("mine") as process:
         world.wait_well("mine")
         until(lambda: not world.shown.alerts("mine"), "no alert")
@@ -113,6 +115,8 @@ def test_stopped_killed_or_clock_set_back_shows_everywhere(world: World) -> None
         process.send_signal(signal.SIGUSR2)
         world.wait_well("mine")
         until(lambda: "FreshetDown" not in world.shown.alerts("mine"), "no alert of a worker that is back")
+        process.send_signal(signal.SIGWINCH)
+        world.wait_alarm("mine", "FreshetWorkerStuck", "still for")
         process.kill()
         world.wait_alarm("mine", "FreshetDown", "does not answer")
 
