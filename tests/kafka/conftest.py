@@ -40,6 +40,18 @@ def leader_of(admin: KafkaAdminClient, topic: str) -> int:
         time.sleep(0.05)
 
 
+def add_partitions(admin: KafkaAdminClient, topic: str, count: int) -> None:
+    """Let a topic have that many partitions, and wait until the broker tells clients so."""
+    admin.create_partitions({topic: count})
+    until = time.monotonic() + WAIT_S
+    while True:
+        partitions = admin.describe_topics([topic])[0]["partitions"]
+        if len([one for one in partitions if one["leader_id"] > 0]) == count:
+            return
+        assert time.monotonic() < until, partitions
+        time.sleep(0.05)
+
+
 class Reachable(Protocol):
     """A Kafka that clients can reach; tests that stop or kill it start one of their own."""
 

@@ -55,8 +55,8 @@ def processes_naming(path: Path) -> list[str]:
 
 def await_true(condition: Callable[[], object]) -> None:
     until = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < until
+    while not (seen := condition()):
+        assert time.monotonic() < until, seen
         time.sleep(0.02)
 
 
@@ -89,6 +89,7 @@ def test_data_stay_through_ctrl_c_restart_and_kill(
 ) -> None:
     assert home_broker.stdout is not None
     bootstrap = home_broker.stdout.readline().strip()
+    assert bootstrap, home_broker.communicate()[1]
     make_topic(bootstrap, "events")
     write(bootstrap, "events", b"before the stop")
     home_broker.send_signal(signal.SIGINT)
@@ -154,7 +155,7 @@ def test_suspended_broker_answers_when_it_is_resumed_or_stopped() -> None:
 
 def test_nothing_is_left_when_the_owner_is_killed() -> None:
     program = (
-        "from consumers.broker import Broker; b = Broker(); print(b.directory, flush=True); b.start(); "
+        "from consumers.broker import Broker; b = Broker(); print('at', b.directory, flush=True); b.start(); "
         "print('ready', flush=True); input()"
     )
     owner = subprocess.Popen(
@@ -166,7 +167,8 @@ def test_nothing_is_left_when_the_owner_is_killed() -> None:
     )
     with owner:
         assert owner.stdout is not None
-        directory = Path(owner.stdout.readline().strip())
+        told = next(line for line in owner.stdout if line.startswith("at "))  # what is logged may come first
+        directory = Path(told.removeprefix("at ").strip())
         await_true(lambda: any("kafka.Kafka" in line for line in processes_naming(directory)))
         owner.kill()
     await_true(lambda: not processes_naming(directory))

@@ -25,7 +25,7 @@ def settings(broker: Reachable, topic: str) -> Settings:
 def followed(source: CatalogueTopic, done: Callable[[], bool]) -> None:
     last = time.monotonic() + WAIT_S
     while not done():
-        assert time.monotonic() < last
+        assert time.monotonic() < last, source.catalogue
         source.refresh()
         time.sleep(0.02)
 

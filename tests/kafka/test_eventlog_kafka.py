@@ -18,9 +18,8 @@ from consumers.eventlog.kafka import KafkaLog
 from state.ledger import Source
 from streaming.errors import BrokerError, InputError, InputVanishedError
 from streaming.rules import EventRules
-from tests.kafka.conftest import Reachable
+from tests.kafka.conftest import WAIT_S, Reachable, add_partitions
 
-WAIT_S = 60.0
 CODECS = [None, "gzip", "snappy", "lz4", "zstd"]
 
 Opener = Callable[..., KafkaLog]
@@ -160,7 +159,7 @@ def test_partitions_added_while_running_are_read_from_their_beginning(
     produce(topic, some(3))
     log = opened(topic, start="latest")
     assert count(slices(log, lambda found: len(found) == 1)) == 0  # where it begins
-    admin.create_partitions({topic: 2})
+    add_partitions(admin, topic, 2)
     produce(topic, some(5), partition=1)
     found = slices(log, lambda found: count(found) == 5)
     assert {part.source for part in found} == {f"{topic}[1]"}

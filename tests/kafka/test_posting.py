@@ -19,9 +19,9 @@ from tests.kafka.conftest import Reachable
 
 
 @contextmanager
-def posting(home: Path, bootstrap: str, topic: str) -> Iterator[TestClient]:
+def posting(home: Path, bootstrap: str, topic: str, reached_ms: int = 60_000) -> Iterator[TestClient]:
     """A client of a server that posts to a topic."""
-    log = KafkaPosts(topic, {"bootstrap_servers": bootstrap, "bootstrap_timeout_ms": 3000})
+    log = KafkaPosts(topic, {"bootstrap_servers": bootstrap, "bootstrap_timeout_ms": reached_ms})
     with closing(Serving(home)) as serving, closing(Intake(log)) as intake:
         app = build(serving, intake, EventRules())
         with TestClient(app, base_url=HERE) as client:
@@ -60,7 +60,7 @@ def test_topic_that_is_missing_or_out_of_reach_is_said_and_nothing_breaks(
         answer = api.post("/v1/events", json={"user": "u", "item": "i"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
         assert "freshet-test-nowhere" in answer.json()["error"]["message"]
-    with posting(tmp_path, "127.0.0.1:1", "events") as api:
+    with posting(tmp_path, "127.0.0.1:1", "events", 300) as api:
         answer = api.post("/v1/events", json={"user": "u", "item": "i"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
         assert api.get("/livez").status_code == 200

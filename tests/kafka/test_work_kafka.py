@@ -99,9 +99,14 @@ def worker(
 def wait_for(true: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
     until = time.monotonic() + WAIT_S
     while not true():
-        assert time.monotonic() < until
-        assert process is None or process.poll() is None
+        ended = process is not None and process.poll() is not None
+        assert not ended and time.monotonic() < until, logged()
         time.sleep(0.02)
+
+
+def logged() -> str:
+    """The ends of the logs in the working directory."""
+    return "\n".join(f"{path}:\n{path.read_text()[-3000:]}" for path in Path().glob("*.log"))
 
 
 def group_offset(bootstrap: str, name: str, topic: str) -> Callable[[], int]:
@@ -118,7 +123,7 @@ def ended(process: subprocess.Popen[str]) -> dict[str, Any]:
     """Stop a worker as an operator would."""
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=WAIT_S)
-    assert process.returncode == 0
+    assert process.returncode == 0, logged()
     report: dict[str, Any] = json.loads(out)
     return report
 
