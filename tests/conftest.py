@@ -35,7 +35,7 @@ _SLOW = (
     "tests/consumers/test_backtest",
     "tests/consumers/test_companion.py",
     "tests/consumers/test_forget",
-    "tests/consumers/test_outcomes.py",
+    "tests/consumers/test_outcomes",
     "tests/consumers/test_page.py",
     "tests/consumers/test_query_command.py",
     "tests/consumers/test_rebuild.py",

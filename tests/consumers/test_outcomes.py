@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from contextlib import closing
 from functools import partial
@@ -21,7 +17,7 @@ from consumers.exposing import EXPOSURES, Exposing, ExposureMetrics
 from consumers.outcomes import Outcomes
 from consumers.outcomes_logs import segment_logs
 from consumers.outcomes_metrics import OutcomeMetrics
-from consumers.outcomes_store import opened_store, read_verdict
+from consumers.outcomes_store import opened_store
 from consumers.posting import SegmentPosts
 from state.erasure import add_erasure
 from state.experiments import Experiments
@@ -31,7 +27,6 @@ from streaming.rules import EventRules
 from tests.consumers.commandline import Freshet
 from tests.consumers.served import client, taught
 
-ROOT = Path(__file__).parents[2]
 LATE = 10**9  # microseconds: after every window
 
 
@@ -187,32 +182,6 @@ def test_a_user_who_is_forgotten_is_in_no_row_and_does_not_come_back(freshet: Fr
     Segments(home / EXPOSURES).append([rows[0]])  # the log is read again after a loss
     freshet("outcomes", "--until-end")
     assert b"uann-uncommon" not in dict(pairs_of(home))
-
-
-def test_store_is_the_same_to_the_byte_after_kills(freshet: Freshet, tmp_path: Path) -> None:
-    home, since = freshet.home, create(freshet)
-    write_logs(home, since, 3000, {"one": 0.2, "two": 0.25})
-    code = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom prometheus_client import CollectorRegistry\n"
-        "from functools import partial\nfrom consumers.outcomes import *\n"
-        "from consumers.outcomes_logs import segment_logs\nfrom streaming.rules import EventRules\n"
-        "home = Path(sys.argv[1])\n"
-        "joined = Outcomes(home, 'exp', opened_store(home, 'exp'), EventRules(),\n"
-        "    OutcomeMetrics(CollectorRegistry()), partial(segment_logs, home), most=2000, commit_s=0)\n"
-        "for _ in range(int(sys.argv[2])): assert joined.step()\n"
-        "os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    for steps in (5, 40):
-        words = [sys.executable, "-c", code, str(home), str(steps)]
-        ended = subprocess.run(words, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
-        assert ended.returncode == -signal.SIGKILL
-    freshet("outcomes", "exp", "--until-end")
-    after = pairs_of(home)
-    (home / "outcomes" / "exp").rename(tmp_path / "aside")
-    freshet("outcomes", "exp", "--until-end")
-    assert after == pairs_of(home)
-    verdict = read_verdict(home, "exp")
-    assert verdict is not None and verdict["users"] == 3000
 
 
 def test_logs_that_are_silent_close_windows_by_the_clock(freshet: Freshet) -> None:

@@ -1,0 +1,216 @@
+"""Served lists and events in topics of several partitions become verdicts; kills, and partitions at rest."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from prometheus_client import CollectorRegistry
+
+from consumers import posting
+from consumers.exposing import Exposing, ExposureMetrics
+from consumers.exposure_topic import examine_exposure_topic, made_exposure_topic
+from consumers.outcomes import Outcomes
+from consumers.outcomes_metrics import OutcomeMetrics
+from consumers.outcomes_store import opened_store
+from consumers.outcomes_topics import topic_logs
+from consumers.posting import KafkaPosts, Posted
+from consumers.settings import Settings, load_settings
+from state.experiments import Experiments
+from state.releases import Releases
+from streaming.errors import FreshetError, InputError
+from streaming.rules import EventRules
+from tests.consumers.commandline import Freshet
+from tests.consumers.served import client, taught
+from tests.consumers.stepping import killed_in_a_step
+from tests.consumers.test_outcomes import LATE, arm_of, create, event, exposure, pairs_of
+from tests.kafka.conftest import WAIT_S, Reachable
+
+PARTITIONS = 3
+Produce = Callable[..., list[int]]
+
+
+@pytest.fixture
+def freshet(
+    broker: Reachable,
+    admin: KafkaAdminClient,
+    new_topic: Callable[..., str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Freshet]:
+    """A home with two versions whose logs are topics; the one of served lists is not there yet."""
+    topic = new_topic(partitions=PARTITIONS)
+    for variable in [name for name in os.environ if name.startswith("FRESHET_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("FRESHET_KAFKA__BOOTSTRAP_SERVERS", broker.bootstrap)
+    monkeypatch.setenv("FRESHET_EVENTS__TOPIC", topic)
+    monkeypatch.setenv("FRESHET_EVENTS__EXPOSURES_TOPIC", f"{topic}.exposures")
+    monkeypatch.setattr("consumers.commands.experiment.new_salt", lambda: "5a17")
+    monkeypatch.chdir(tmp_path)
+    home = tmp_path / "home"
+    for name in ("one", "two"):
+        taught(home, name)
+    Releases(home).promote("one")
+    yield Freshet(home, capsys)
+    if f"{topic}.exposures" in admin.list_topics():
+        admin.delete_topics([f"{topic}.exposures"])
+
+
+def settings_of(home: Path) -> Settings:
+    return load_settings(None, home, {})
+
+
+def divide(admin: KafkaAdminClient, home: Path) -> str:
+    """The topic of served lists with as many partitions as that of events; its name."""
+    topic = settings_of(home).events.exposures_topic
+    admin.create_topics({topic: {"num_partitions": PARTITIONS}}, wait_for_metadata=True)
+    return topic
+
+
+def served_to(home: Path, users: Sequence[str], now_us: int) -> dict[str, Any]:
+    """What a server that notes its lists in the topic answers to users."""
+    settings = settings_of(home)
+    log = KafkaPosts(settings.events.exposures_topic, {"bootstrap_servers": settings.kafka.bootstrap_servers})
+    metrics = ExposureMetrics(CollectorRegistry())
+    noting = Exposing(log, Experiments(home), metrics, now=lambda: now_us / 1e6)
+    with closing(noting) as exposing, client(home, exposing=exposing) as api:
+        return {user: api.get(f"/v1/users/{user}/recommendations?k=2").json() for user in users}
+
+
+def records_of(broker: Reachable, topic: str) -> list[dict[str, Any]]:
+    with closing(KafkaConsumer(bootstrap_servers=broker.bootstrap, auto_offset_reset="earliest")) as consumer:
+        places = [TopicPartition(topic, k) for k in sorted(consumer.partitions_for_topic(topic) or ())]
+        consumer.assign(places)
+        ends, found, until = consumer.end_offsets(places), [], time.monotonic() + WAIT_S
+        while any(consumer.position(place) < ends[place] for place in places):
+            assert time.monotonic() < until
+            found += [record for part in consumer.poll(500).values() for record in part]
+    assert all(record.key.decode() == json.loads(record.value)["user"] for record in found)
+    return [json.loads(record.value) for record in found]
+
+
+def test_lists_that_are_served_are_in_the_topic_and_what_follows_is_joined(
+    freshet: Freshet, broker: Reachable
+) -> None:
+    home = freshet.home
+    assert "no" in examine_exposure_topic(settings_of(home)).detail
+    since = create(freshet)  # makes the topic
+    settings = settings_of(home)
+    assert examine_exposure_topic(settings).ok
+    users = [f"u{k}" for k in range(20)]
+    answers = served_to(home, users, since + 1_000_000)
+    noted = records_of(broker, settings.events.exposures_topic)
+    assert sorted(one["id"] for one in noted) == sorted(one["exposure"] for one in answers.values())
+    with closing(KafkaPosts(settings.events.topic, {"bootstrap_servers": broker.bootstrap})) as posts:
+        bought = [
+            Posted(user.encode(), event(user, since + 2_000_000, exposure=answers[user]["exposure"]))
+            for user in users[:5]
+        ]
+        later = Posted(b"x", event("x", since + LATE, type="view"))
+        assert posts.append([[*bought, bought[0], later]]) == [None]
+    freshet("outcomes", "--until-end")
+    # No list says yet that time has gone.
+    assert freshet.json("experiment", "status")["records"]["exposures"] == 0
+    served_to(home, ["late"], since + LATE)
+    done = freshet.json("outcomes", "--until-end")
+    assert (done["users"], done["open_windows"]) == (20, 1)
+    found = freshet.json("experiment", "status")
+    assert sum(arm["users_with_outcome"] for arm in found["arms"].values()) == 5
+    assert (found["records"]["joined"], found["records"]["repeated"]) == (5, 1)
+    assert any("1 events came again" in note for note in found["notes"])
+    assert freshet.json("outcomes", "--until-end")["records"] == 0  # offsets are in the store
+
+
+def write_topics(home: Path, produce: Produce, since: int, users: int) -> tuple[int, int]:
+    """Users with a list each, every fifth buys; returns how many users and buyers there are."""
+    settings = settings_of(home)
+    names = [f"user-{k}" for k in range(users)]
+    shown = [exposure(name, arm_of(home, name), since + 1000 * k) for k, name in enumerate(names)]
+    shown.append(exposure("last", arm_of(home, "last"), since + LATE))
+    produce(settings.events.exposures_topic, shown, [*(n.encode() for n in names), b"last"], partition=None)
+    happened = [event(name, since + 1000 * k + 500) for k, name in enumerate(names) if k % 5 == 0]
+    happened += [event(name, since + 1000 * k + 600, type="view") for k, name in enumerate(names)]
+    happened += [b"no event", event("last", since + LATE, type="view")]
+    keys = [*(n.encode() for n in names[::5]), *(n.encode() for n in names), b"last", b"last"]
+    produce(settings.events.topic, happened, keys, partition=None)
+    return users, len(names[::5])
+
+
+def test_store_is_the_same_to_the_byte_after_a_kill_with_several_partitions(
+    freshet: Freshet, admin: KafkaAdminClient, produce: Produce, tmp_path: Path
+) -> None:
+    home = freshet.home
+    divide(admin, home)
+    since = create(freshet)
+    users, buyers = write_topics(home, produce, since, 600)
+    killed_in_a_step(home, 5)
+    freshet("outcomes", "--until-end")
+    after = pairs_of(home)
+    (home / "outcomes" / "exp").rename(tmp_path / "aside")
+    freshet("outcomes", "--until-end")
+    assert after == pairs_of(home)
+    found = freshet.json("experiment", "status")
+    assert (found["users"], found["records"]["joined"], found["records"]["bad"]) == (users, buyers, 1)
+    assert found["open_windows"] == 1  # the last one
+
+
+def test_partitions_at_rest_hold_no_window_open(
+    freshet: Freshet, admin: KafkaAdminClient, produce: Produce
+) -> None:
+    home = freshet.home
+    topic = divide(admin, home)
+    since = create(freshet)
+    produce(topic, [exposure("ann", arm_of(home, "ann"), since + 1)], [b"ann"], partition=1)
+    logs = partial(topic_logs, settings_of(home))
+    with opened_store(home, "exp") as store:
+        metrics = OutcomeMetrics(CollectorRegistry())
+        with closing(Outcomes(home, "exp", store, EventRules(), metrics, logs)) as joined:
+            until = time.monotonic() + WAIT_S
+            while joined.joiner.watermark is None or not joined.joiner.held:
+                joined.step(since / 1e6 + 30)
+                assert time.monotonic() < until
+            assert joined.verdict()["users"] == 0
+            while not joined.verdict()["users"]:
+                joined.step(since / 1e6 + 62)
+                assert time.monotonic() < until
+            assert len(joined.joiner.reached) == 2 * PARTITIONS
+
+
+def test_what_cannot_be_joined_is_said(
+    freshet: Freshet, admin: KafkaAdminClient, new_topic: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = freshet.home
+    compacted = new_topic(config={"cleanup.policy": "compact"})
+    monkeypatch.setenv("FRESHET_EVENTS__EXPOSURES_TOPIC", compacted)
+    with pytest.raises(InputError, match="compacted"):
+        made_exposure_topic(settings_of(home))
+    assert not examine_exposure_topic(settings_of(home)).ok
+    monkeypatch.setenv("FRESHET_EVENTS__TOPIC", "freshet-test-nowhere")
+    arms = ("--arm", "one=0.5", "--arm", "two=0.5", "--metric", "buy")
+    assert "nothing to join" in freshet("experiment", "create", "exp", *arms, code=1)
+    assert Experiments(home).names() == []
+
+
+def test_log_of_another_kind_is_refused(freshet: Freshet, monkeypatch: pytest.MonkeyPatch) -> None:
+    create(freshet)
+    freshet("outcomes", "--until-end")
+    monkeypatch.setenv("FRESHET_KAFKA__BOOTSTRAP_SERVERS", "")
+    assert "joined from Kafka before" in freshet("outcomes", "--until-end", code=2)
+
+
+def test_lists_without_a_topic_are_refused_after_one_wait(
+    broker: Reachable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(posting._PRODUCER, "max_block_ms", 500)
+    with closing(KafkaPosts("freshet-test-nowhere", {"bootstrap_servers": broker.bootstrap})) as posts:
+        refused = posts.append([[Posted(b"u", b"{}")]] * 1000)
+    assert len(refused) == 1000 and all(isinstance(one, FreshetError) for one in refused)
