@@ -14,7 +14,7 @@ from consumers.candidates import Candidate, candidates_of, parsed_sweep, swept
 from consumers.commands.comparison import SweepReport, comparison_tables, summary_of, sweep_report
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit, progress, stderr, stdout
-from consumers.commands.work import event_rules
+from consumers.event_rules import event_rules
 from consumers.eventlog.files import FilesLog
 from consumers.history import History, check_where, doubt_of_where, parsed_where
 from consumers.plots import check_picture_path, save_picture, sketch

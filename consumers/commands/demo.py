@@ -76,11 +76,11 @@ def demo(
     # Imported after the first words, because compiled code takes a moment to load.
     from prometheus_client import REGISTRY
 
-    from consumers.commands.work import stop_on_signals
     from consumers.companion import Companion
     from consumers.demo import Demo, summary
     from consumers.machine_metrics import announced
     from consumers.metrics import WorkerMetrics, serve_metrics
+    from consumers.signals import stop_on_signals
     from streaming.kernels import cache_home
 
     settings = current_settings()

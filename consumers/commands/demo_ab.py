@@ -16,12 +16,13 @@ from consumers.ab_progress import summary
 from consumers.ab_screen import line, screen
 from consumers.ab_setting import Challenger
 from consumers.commands.output import emit, stderr
-from consumers.commands.work import event_rules, stop_on_signals
 from consumers.companion import Companion
+from consumers.event_rules import event_rules
 from consumers.machine_metrics import announced
 from consumers.metrics import serve_metrics
 from consumers.plots import check_picture_path
 from consumers.settings import Settings
+from consumers.signals import stop_on_signals
 
 _REDRAW_S = 0.5
 _LINE_S = 5.0  # between two lines where there is no terminal

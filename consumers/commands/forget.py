@@ -13,9 +13,9 @@ from cyclopts import Parameter
 
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit, table
-from consumers.commands.work import event_rules
 from consumers.control import ask
 from consumers.dead_letters import DeadLetter, DeadLetters
+from consumers.event_rules import event_rules
 from consumers.outcomes import forget_in_all
 from consumers.outcomes_store import OUTCOMES
 from state.directories import remove

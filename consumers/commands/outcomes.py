@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import Annotated, Any, Literal
 
 import structlog
 from cyclopts import Parameter
-from prometheus_client import CollectorRegistry
 
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit
-from consumers.commands.work import event_rules, stop_on_signals
-from consumers.machine_metrics import announced, process_registry
-from consumers.metrics import serve_metrics
+from consumers.event_rules import event_rules
+from consumers.machine_metrics import process_registry
+from consumers.metrics_server import metrics_page
 from consumers.outcomes import Opened, Outcomes
 from consumers.outcomes_logs import segment_logs
 from consumers.outcomes_metrics import OutcomeMetrics
 from consumers.outcomes_store import opened_store
 from consumers.settings import Settings
+from consumers.signals import stop_on_signals
 from state.experiments import Experiments
 from streaming.errors import VersionError
 
@@ -74,7 +73,7 @@ def outcomes(
         joined = Outcomes(settings.home, name, store, event_rules(settings), OutcomeMetrics(registry), logs)
         held.enter_context(closing(joined))
         if not until_end:
-            held.enter_context(_metrics_page(name, registry, settings))
+            held.enter_context(metrics_page(settings, f"outcomes-{name}", registry))
         logger.info("outcomes_begun", experiment=name)
         while not stop.is_set():
             lines = joined.step(None if until_end else time.time())
@@ -96,20 +95,6 @@ def _logs(settings: Settings, on_lost: Literal["earliest", "latest", "stop"], un
     from consumers.outcomes_topics import topic_logs
 
     return partial(topic_logs, settings, on_lost=on_lost, until_end=until_end)
-
-
-@contextmanager
-def _metrics_page(name: str, registry: CollectorRegistry, settings: Settings) -> Iterator[None]:
-    """The metrics page, where the settings want one (worker.metrics_port, or the next free one)."""
-    worker = settings.worker
-    if worker.metrics_port is None:
-        yield
-        return
-    port = serve_metrics(registry, worker.metrics_port, worker.metrics_host)
-    address = f"{'127.0.0.1' if worker.metrics_host == '0.0.0.0' else worker.metrics_host}:{port}"
-    logger.info("metrics_served", address=f"http://{address}/metrics")
-    with announced(settings.home, f"outcomes-{name}", address):
-        yield
 
 
 def _report(name: str, read: int, verdict: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from kafka import KafkaConsumer
 
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit, pairs, progress, stderr
-from consumers.commands.work import event_rules
+from consumers.event_rules import event_rules
 from consumers.file_records import FileRecords, made
 from consumers.kafka_settings import client_settings
 from consumers.producing import KeyedProducer

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from consumers.catalogue_input import followed_catalogue
 from consumers.commands.context import current_settings
-from consumers.commands.work import event_rules
+from consumers.event_rules import event_rules
 from consumers.eventlog.segments import EVENTS, Segments
 from consumers.exposing import EXPOSURES, Exposing, ExposureMetrics
 from consumers.kafka_settings import client_settings

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict
-from datetime import datetime
+from contextlib import closing, contextmanager
 from functools import partial
-from pathlib import Path
 from threading import Event as Flag
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import msgspec
 import structlog
 from cyclopts import Parameter
 from prometheus_client import REGISTRY
@@ -22,22 +15,23 @@ from prometheus_client import REGISTRY
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit, progress
 from consumers.control import Control, Holder
-from consumers.dead_letters import DeadLetterLog, DeadLetters
+from consumers.dead_letters import DeadLetterLog
 from consumers.embeddings import EmbeddingWorker, Pace, Totals
+from consumers.event_rules import event_rules, rules_text
 from consumers.eventlog.files import FilesLog
-from consumers.eventlog.segments import EVENTS, Segments, is_segments
-from consumers.kafka_settings import client_settings
+from consumers.eventlog.segments import EVENTS
 from consumers.live import forget_first, live_arena
-from consumers.machine_metrics import MachineMetrics, announced
-from consumers.metrics import WorkerMetrics, serve_metrics
+from consumers.machine_metrics import MachineMetrics
+from consumers.metrics import WorkerMetrics
+from consumers.metrics_server import metrics_page
 from consumers.settings import Settings
+from consumers.signals import stop_on_signals
+from consumers.version_logs import KafkaOptions, dead_letters, files_log, kafka_log, known_files, started_at
 from state.erasure import read_erasures
 from state.learned import Learned
-from state.ledger import Ledger, as_json
 from state.rocksdb import RocksStore
 from state.versions import Registry, Version
 from streaming.errors import StoreLockedError, UsageError
-from streaming.rules import EventRules
 
 if TYPE_CHECKING:
     from consumers.eventlog.kafka import KafkaLog
@@ -46,7 +40,6 @@ logger = structlog.get_logger()
 
 KAFKA = "kafka"
 _STANDBY_S = 0.5  # between two tries to get the store
-_START = '--start must be earliest, latest, or a time with its zone such as 2026-11-24T12:00:00Z, got "{}".'
 
 
 def work(
@@ -98,92 +91,37 @@ def work(
     by_kafka = from_ == [KAFKA] or (from_ is None and bool(settings.kafka.bootstrap_servers))
     if by_kafka and (follow or format):
         raise UsageError("--follow and --format are for files; Kafka is followed, and holds JSON.")
-    begin = started_at(start)
+    topic = KafkaOptions(started_at(start), on_lost_offsets, take_over, until_end)
     stop = stop_on_signals()
-    with ExitStack() as held:
-        store = opened(chosen, stop, waits=by_kafka)
-        if store is None:
+    with _learned(chosen, settings, stop, waits=by_kafka) as learned:
+        if learned is None:
             return 0  # told to stop while another worker had the store
-        held.enter_context(store)
-        forget_first(chosen, store)
-        arena = live_arena(chosen, settings)
-        held.callback(arena.close)
-        learned = Learned(chosen.spec, store, user_cache=settings.worker.user_cache, arena=arena)
-        rules = event_rules(settings)
+        ledger, rules = learned.ledger, event_rules(settings)
         log: FilesLog | KafkaLog
         if by_kafka:
-            options = KafkaOptions(begin, on_lost_offsets, take_over, until_end)
-            log = kafka_log(chosen, learned.ledger, rules, settings, options)
+            log = kafka_log(chosen, ledger, rules, settings, topic)
         else:
-            sources = [source.name for source in learned.ledger.sources]
-            paths = from_ or known_files(settings.home / EVENTS, sources, follow=follow)
-            log = files_log(paths, learned.ledger, rules, follow=follow, format=format)
-        aside = _dead_letters(chosen, log, settings, stop)
+            paths = from_ or known_files(
+                settings.home / EVENTS, [s.name for s in ledger.sources], follow=follow
+            )
+            log = files_log(paths, ledger, rules, follow=follow, format=format)
+        aside = dead_letters(chosen, log, settings, stop)
         totals = _run(chosen, learned, log, aside, settings, stop)
-        if not log.repeatable:
-            effect = "this version cannot be rebuilt from its log"
-            logger.warning("input_not_repeatable", source="-", effect=effect)
         emit(_report(chosen, learned, totals), json, lambda: _words(chosen, learned, totals, aside.place))
     return 0
 
 
-def known_files(events: Path, sources: list[str], *, follow: bool) -> list[str]:
-    """What a version reads that is told nothing: what it read before, else what the server was sent.
-
-    Raises:
-        UsageError: there is neither.
-    """
-    here = os.path.abspath(events)
-    others = [name for name in sources if os.path.dirname(name) != here]
-    if follow and not others:
-        Segments(events).settle()  # the server may begin later than this worker
-    sent = len(others) < len(sources) or (not others and is_segments(events))
-    paths = [*others, str(events)] if sent else others
-    if not paths:
-        raise UsageError(
-            "The version has learned nothing yet and the server was sent no events, so --from must name "
-            "event files; or give --follow, to wait for what `freshet serve` is sent."
-        )
-    return paths
-
-
-def files_log(
-    paths: list[str], ledger: Ledger, rules: EventRules, *, follow: bool, format: str | None
-) -> FilesLog:
-    """Event files, read on from where a ledger stands."""
-    units = {s.name: s.time_unit for s in ledger.sources if s.time_unit}
-    return FilesLog(paths, rules, follow=follow, format=format, time_units=units)
-
-
-class KafkaOptions(NamedTuple):
-    """Where a topic is begun, and what is done where it is not as it was."""
-
-    start: str | int
-    on_lost: Literal["earliest", "latest", "stop"]
-    take_over: bool
-    until_end: bool
-
-
-def started_at(text: str) -> str | int:
-    """`--start`: "earliest", "latest", or milliseconds since 1970.
-
-    Raises:
-        UsageError: it is neither, nor a time with its zone.
-
-    >>> started_at("latest"), started_at("1970-01-01T00:01:00Z"), started_at("60000")
-    ('latest', 60000, 60000)
-    """
-    if text in ("earliest", "latest"):
-        return text
-    try:
-        if text.isdecimal():
-            return int(text)
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo is not None:
-            return round(moment.timestamp() * 1000)
-    except ValueError as error:
-        raise UsageError(_START.format(text)) from error
-    raise UsageError(_START.format(text))
+@contextmanager
+def _learned(version: Version, settings: Settings, stop: Flag, *, waits: bool) -> Iterator[Learned | None]:
+    """The version over its store and its live tables; None when told to stop before the store was free."""
+    store = opened(version, stop, waits=waits)
+    if store is None:
+        yield None
+        return
+    with store:
+        forget_first(version, store)
+        with closing(live_arena(version, settings)) as arena:
+            yield Learned(version.spec, store, user_cache=settings.worker.user_cache, arena=arena)
 
 
 def opened(version: Version, stop: Flag, *, waits: bool) -> RocksStore | None:
@@ -206,68 +144,15 @@ def opened(version: Version, stop: Flag, *, waits: bool) -> RocksStore | None:
             return store
 
 
-def kafka_log(
-    version: Version, ledger: Ledger, rules: EventRules, settings: Settings, options: KafkaOptions
-) -> KafkaLog:
-    """The topic in the settings, read on from where a ledger stands."""
-    from kafka import KafkaConsumer
-
-    from consumers.eventlog.group_offsets import GroupOffsets
-    from consumers.eventlog.kafka import KafkaLog
-
-    client = client_settings(settings, KafkaConsumer)
-    topic, sources = settings.events.topic, ledger.sources
-    # A restored or rebuilt store has a new identity; those it had here are still this machine's own.
-    path = version.path / "kafka-identities"
-    earlier = path.read_text().split() if path.exists() else []
-    if version.identity not in earlier:
-        with path.open("a") as file:
-            file.write(version.identity + "\n")
-    group = GroupOffsets(
-        client, f"freshet.{version.name}", version.identity, earlier=earlier, take_over=options.take_over
-    )
-    try:
-        return KafkaLog(
-            topic,
-            rules,
-            client,
-            known=sources,
-            start=options.start,
-            on_lost_offsets=options.on_lost,
-            until_end=options.until_end,
-            group=group,
-            learned_until_s=ledger.watermark if any("[" not in s.name for s in sources) else 0,
-        )
-    except BaseException:
-        group.close()
-        raise
-
-
-def event_rules(settings: Settings) -> EventRules:
-    """The rules by which records become events, as set."""
-    events = settings.events
-    return EventRules(
-        fields=msgspec.to_builtins(events.fields),
-        weights=events.weights,
-        time_unit=events.time_unit,
-        max_record_bytes=events.max_record_bytes,
-        max_id_bytes=events.max_id_bytes,
-    )
-
-
-def rules_text(rules: EventRules) -> str:
-    """The rules as canonical text, to be kept beside what was learned by them."""
-    return as_json(asdict(rules)).decode()
-
-
 def _run(
     version: Version,
     learned: Learned,
     log: FilesLog | KafkaLog,
-    dead_letters: DeadLetterLog,
+    aside: DeadLetterLog,
     settings: Settings,
     stop: Flag,
 ) -> Totals:
+    """Learn until the log ends or `stop` is set, with control, metrics page and progress beside it."""
     worker = settings.worker
     metrics = WorkerMetrics(REGISTRY)
     MachineMetrics(settings.home, REGISTRY)
@@ -284,11 +169,11 @@ def _run(
             seen.observe_key_mismatches(log.key_mismatches)
 
     control = Control(Holder(version, learned.store, lambda: learned))
-    with control, _metrics_page(version, settings), progress(doing, size) as show:
+    with control, metrics_page(settings, f"work-{version.name}", REGISTRY), progress(doing, size) as show:
         embedding_worker = EmbeddingWorker(
             learned,
             log,
-            dead_letters=None if settings.events.on_bad_record == "stop" else dead_letters,
+            dead_letters=None if settings.events.on_bad_record == "stop" else aside,
             metrics=seen,
             rules=rules_text(event_rules(settings)),
             pace=Pace(worker.commit_interval_min, worker.commit_interval_max, worker.commit_share),
@@ -298,56 +183,15 @@ def _run(
             confirm=None if isinstance(log, FilesLog) else log.confirm,
             erasures=partial(read_erasures, version.home),
         )
-        with closing(dead_letters), closing(log):
+        with closing(aside), closing(log):
             totals = embedding_worker.run(stop)
     for source in learned.ledger.sources:
         if source.time_unit:
             logger.info("time_unit", source=source.name, unit=source.time_unit)
+    if not log.repeatable:
+        effect = "this version cannot be rebuilt from its log"
+        logger.warning("input_not_repeatable", source="-", effect=effect)
     return totals
-
-
-@contextmanager
-def _metrics_page(version: Version, settings: Settings) -> Iterator[None]:
-    """The metrics page, for as long as the worker runs, where the settings want one."""
-    worker = settings.worker
-    if worker.metrics_port is None:
-        yield
-        return
-    port = serve_metrics(REGISTRY, worker.metrics_port, worker.metrics_host)
-    address = f"{'127.0.0.1' if worker.metrics_host == '0.0.0.0' else worker.metrics_host}:{port}"
-    logger.info("metrics_served", address=f"http://{address}/metrics")
-    with announced(settings.home, f"work-{version.name}", address):
-        yield
-
-
-def _dead_letters(
-    version: Version, log: FilesLog | KafkaLog, settings: Settings, stop: Flag
-) -> DeadLetterLog:
-    """Where bad records go: those of files into the version's own file, those of a topic into a topic."""
-    if isinstance(log, FilesLog):
-        return DeadLetters(version.dead_letters_path)
-    from kafka import KafkaConsumer
-
-    from consumers.dead_letter_topic import KafkaDeadLetters
-    from consumers.dead_letters_waiting import PatientLetters
-
-    letters = KafkaDeadLetters(log.topic, version.name, client_settings(settings, KafkaConsumer))
-    return PatientLetters(letters, stop)
-
-
-def stop_on_signals() -> Flag:
-    """A flag that Ctrl-C and SIGTERM set, so that the loop commits and leaves; a second Ctrl-C interrupts."""
-    stop = Flag()
-
-    def handle(number: int, _: Any) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        print("stopping: committing what was learned", file=sys.stderr)
-        stop.set()
-
-    signal.signal(signal.SIGINT, handle)
-    signal.signal(signal.SIGTERM, handle)
-    return stop
 
 
 def _report(version: Version, learned: Learned, totals: Totals) -> dict[str, Any]:

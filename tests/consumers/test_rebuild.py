@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from consumers.cli import main
-from consumers.commands.work import rules_text
 from consumers.embeddings import Totals
+from consumers.event_rules import rules_text
 from consumers.eventlog.files import FilesLog
 from consumers.rebuild import rebuild, rules_of
 from state.ledger import Ledger, journal_of

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from consumers.commands.work import known_files
 from consumers.eventlog.files import FilesLog
 from consumers.eventlog.segments import Mark, Segments, is_segments, read_mark, segments_in
+from consumers.version_logs import known_files
 from streaming.errors import InputError, StoreFullError, UsageError
 from streaming.rules import EventRules
 from tests.state.mounts import disk

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from consumers.commands.config import example_file
-from consumers.commands.work import event_rules
+from consumers.event_rules import event_rules
 from consumers.settings import (
     KEYS,
     Settings,

@@ -13,10 +13,10 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 from rocksdict import AccessType, DBCompressionType, Options, Rdict
 
-from consumers.commands.work import rules_text
 from consumers.control import Control
 from consumers.dead_letters import DeadLetters
 from consumers.embeddings import EmbeddingWorker, Pace, Totals
+from consumers.event_rules import rules_text
 from consumers.eventlog.contract import EventLog
 from consumers.eventlog.files import FilesLog
 from consumers.metrics import WorkerMetrics
