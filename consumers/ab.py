@@ -65,7 +65,6 @@ class AbDemo:
         challenger: whether the challenger is truly better or worse than the champion.
         rate: visits a second at most; None for as many as can be served.
         more: visits after which it ends; None for never.
-        server: of the same home.
 
     Raises:
         UsageError: the home is not one for demonstrations.
@@ -73,22 +72,27 @@ class AbDemo:
     """
 
     def __init__(
-        self, settings: Settings, rules: EventRules, server: Companion, metrics: CollectorRegistry, *,
+        self, settings: Settings, rules: EventRules, metrics: CollectorRegistry, *,
         challenger: Challenger, seed: int, rate: float | None, more: int | None,
     ) -> None:  # fmt: skip
         self.challenger, self.progress = challenger, Progress()
         self.trial: Trial | None = None
-        self._settings, self._rules, self._server = settings, rules, server
+        self._settings, self._rules = settings, rules
         self._rate, self._more = rate, more
         self._metrics, self._version_metrics = metrics, WorkerMetrics(metrics)
         self._versions, self._users = versions_of(settings, seed), users_of(seed)
         self._open = ExitStack()
         self._workers: list[tuple[EmbeddingWorker, FilesLog, VersionMetrics]] = []
 
-    def run(self, stop: Flag, look: Callable[[], None]) -> None:
-        """Serve users until told to stop, or until so many have come; `look` is called after each round."""
+    def run(self, server: Companion, stop: Flag, look: Callable[[], None]) -> None:
+        """Serve users until told to stop, or until so many have come.
+
+        Args:
+            server: of the same home.
+            look: called after each round.
+        """
         with self._open:
-            address = self._address(stop)
+            address = _address(server, stop)
             if address is not None:
                 with Shop(address, self._settings.serve.token) as shop:
                     self._serve(shop, stop, look)
@@ -106,16 +110,6 @@ class AbDemo:
         for worker, _, _ in self._workers:
             worker.commit()
         self._end(joined.trial)
-
-    def _address(self, stop: Flag) -> str | None:
-        """The server's address, once it answers; None when told to stop before."""
-        until = time.monotonic() + _PATIENCE_S
-        while not (address := self._server.address):
-            if time.monotonic() > until:
-                raise InputError(f"The server has not started within {_PATIENCE_S:g} s. Is the machine busy?")
-            if stop.wait(0.05):
-                return None
-        return address
 
     def _warm_up(self, shop: Shop, stop: Flag) -> None:
         """Both versions learn what users chose before anybody was served."""
@@ -172,6 +166,7 @@ class AbDemo:
         chosen = self._users.choose([int(item.removeprefix("item-")) for item in served.items])
         progress = self.progress
         progress.visits += 1
+        progress.noted += served.exposure is not None
         progress.truth.setdefault(served.version, Truth()).add(chosen.chance)
         progress.shown = Visit(user, served.version, chosen.position)
         event = {"user": user, "item": f"item-{chosen.item:06d}", "ts": int(time.time() * 1e6)}
@@ -201,13 +196,13 @@ class AbDemo:
         self.progress.note(joined.verdict(), joined.trial)
 
     def _close_windows(self, joined: Outcomes, stop: Flag, look: Callable[[], None]) -> None:
-        """Wait until the users who were served last have entered."""
+        """Wait until the users who were served last have entered, and each noted list is counted."""
         until = time.monotonic() + _PATIENCE_S
         while not stop.is_set() and time.monotonic() < until:
             self._learn()
             self._join(joined)
             look()
-            if not self.progress.verdict["open_windows"]:
+            if self.progress.lists_counted >= self.progress.noted:
                 return
             stop.wait(0.1)
 
@@ -225,3 +220,14 @@ class AbDemo:
     def _pace(self, stop: Flag, begun: float) -> None:
         if self._rate is not None:
             stop.wait(max(0.0, begun + self.progress.visits / self._rate - time.monotonic()))
+
+
+def _address(server: Companion, stop: Flag) -> str | None:
+    """The server's address, once it answers; None when told to stop before."""
+    until = time.monotonic() + _PATIENCE_S
+    while not (address := server.address):
+        if time.monotonic() > until:
+            raise InputError(f"The server has not started within {_PATIENCE_S:g} s. Is the machine busy?")
+        if stop.wait(0.05):
+            return None
+    return address

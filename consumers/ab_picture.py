@@ -52,12 +52,11 @@ def save_picture(progress: Progress, trial: Trial, challenger: str, path: Path) 
 
 
 def _words(progress: Progress, trial: Trial) -> str:
-    arms = ", ".join(
-        f"{arm}: true chance of a list {progress.truth[arm].chance:.3f}"
-        for arm in trial.arms
-        if arm in progress.truth
+    truth = progress.truth
+    chances = ", ".join(f"{arm} {truth[arm].chance:.1%}" for arm in trial.arms if arm in truth)
+    return (
+        f"{trial.name}: {progress.visits:,} lists served; true chance that a list is chosen from: {chances}"
     )
-    return f"{trial.name}, {progress.visits:,} lists served; {arms}"
 
 
 def _plot_lift(axes: Axes, looks: list[Look], bound: float) -> None:
@@ -106,6 +105,7 @@ def _mark(axes: Axes, challenger: dict[str, Any]) -> None:
 def _plot_share(axes: Axes, looks: list[Look]) -> None:
     axes.step([one.users for one in looks], [one.share for one in looks], where="post", color=COLOURS[0])
     axes.set_ylim(-0.04, 0.6)
+    axes.set_xlim(left=0)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_ylabel("its share")

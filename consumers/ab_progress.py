@@ -55,15 +55,23 @@ class Progress:
 
     Attributes:
         visits: of users so far.
+        noted: lists of them that the server counts.
         shown: the newest visit.
         verdict: the newest one.
     """
 
     visits: int = 0
+    noted: int = 0
     looks: list[Look] = field(default_factory=list)
     truth: dict[str, Truth] = field(default_factory=dict)
     shown: Visit | None = None
     verdict: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def lists_counted(self) -> int:
+        """Noted lists that the joiner is done with: their user's window has closed, or they are left out."""
+        records = self.verdict.get("records", {})
+        return sum(count for name, count in records.items() if name.endswith("exposures"))
 
     def note(self, verdict: dict[str, Any], trial: Trial) -> None:
         """Keep a verdict, as `Outcomes.verdict` gives it, where it says something new."""

@@ -42,19 +42,19 @@ def run_ab(
     if plot is not None:
         check_picture_path(plot)
     begun, registry, stop = time.monotonic(), CollectorRegistry(), stop_on_signals()
+    shown = AbDemo(
+        settings, event_rules(settings), registry,
+        challenger=challenger, seed=seed, rate=rate or None, more=events,
+    )  # fmt: skip
     with ExitStack() as held:
         server = held.enter_context(Companion(settings))
-        shown = AbDemo(
-            settings, event_rules(settings), server, registry,
-            challenger=challenger, seed=seed, rate=rate or None, more=events,
-        )  # fmt: skip
         port = settings.worker.metrics_port
         if port is not None:
             address = f"127.0.0.1:{serve_metrics(registry, port)}"
             held.enter_context(announced(settings.home, "demo", address))
         with Live(console=stderr, auto_refresh=False) as live:
             seen = _Screen(live, shown, server, str(settings.home))
-            shown.run(stop, seen.look)
+            shown.run(server, stop, seen.look)
             seen.look(final=True)
     if shown.trial is None:
         return 0  # told to stop before it began
