@@ -29,7 +29,8 @@ from benchmarks.commits import RATE, PacedLog
 from benchmarks.run import worker
 from benchmarks.stream import zipf
 from benchmarks.verdict import Report, run_benchmark
-from consumers.control import Control, Holder
+from consumers.control import Control
+from consumers.control_commands import Holder
 from consumers.embeddings import EmbeddingWorker, Totals
 from consumers.metrics import WorkerMetrics
 from state.versions import Registry

@@ -41,6 +41,7 @@ _COMMANDS = (
     ("serve", "serve", "Answer queries over HTTP, and take events in."),
     ("query", "app", "Ask a version for embeddings, recommendations, similar ids and scores."),
     ("experiment", "app", "Compare versions on users; verdicts may be looked at any time."),
+    ("sessions", "sessions", "Keep sequence embeddings of a version fresh."),
     ("outcomes", "outcomes", "Join what was served with what happened since."),
     ("catalogue", "app", "Show the catalogue of items, and check it."),
     ("backtest", "backtest", "Compare learners over history, side by side on the same events."),

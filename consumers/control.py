@@ -6,7 +6,7 @@ answers. Where no worker runs, the process that asks holds the store and does th
     {"command": "snapshot", "arguments": {"keep": 5}}  →  {"result": {…}}  or  {"error": "…", "kind": "…"}
 
 The socket lies in a directory of its own that only its user may enter; HOME/versions/NAME/worker.json
-says where. A new command is one function, listed in COMMANDS.
+says where. The commands stand in consumers/control_commands.py.
 """
 
 from __future__ import annotations
@@ -18,24 +18,19 @@ import socket
 import struct
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 
+from consumers.control_commands import COMMANDS, Holder, held_in
 from state.live import discard
-from state.rocksdb import RocksStore
-from state.store import Store
-from state.versions import NAME, Version, checkpoint_of, half_made
+from state.versions import Version
 from streaming import errors
 from streaming.errors import FreshetError, StoreError, UsageError, VersionError, nearest
-
-if TYPE_CHECKING:
-    from state.learned import Learned
 
 logger = structlog.get_logger()
 
@@ -48,52 +43,6 @@ _PATH_BYTES = 100  # the kernel allows 108, macOS 104, with a zero at the end
 
 class WorkerBusyError(VersionError):
     """A worker is there and takes no commands."""
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """What a command may use: a version whose store this process alone writes; all of it is durable.
-
-    Attributes:
-        learned: gives the version in memory; made at the first call where no worker runs.
-    """
-
-    version: Version
-    store: Store
-    learned: Callable[[], Learned]
-
-
-Command = Callable[[Holder, Mapping[str, Any]], dict[str, Any]]
-
-
-def _snapshot(holder: Holder, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep what is durable now."""
-    number = holder.version.snapshot(holder.store, int(arguments["keep"]))
-    return {"snapshot": number, "snapshots": holder.version.snapshots()}
-
-
-def _fork(holder: Holder, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Put a checkpoint of what is durable now into the version that another process is making."""
-    name, asker = str(arguments["name"]), int(arguments["asker"])
-    if not NAME.fullmatch(name):
-        raise UsageError(f"{name!r} cannot name a version.")
-    begun = time.perf_counter()
-    holder.store.checkpoint(checkpoint_of(holder.version.path.parent / half_made(name, asker)))
-    return {"seconds": round(time.perf_counter() - begun, 4)}
-
-
-def _forget(holder: Holder, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Follow the list of erasures to its end; the ids given are among those that it names."""
-    from state.erasure import forget, read_erasures  # loads compiled kernels
-
-    known = [(kind, str(name)) for kind, name in arguments["known"]]
-    rows = forget(holder.learned(), read_erasures(holder.version.home), known)
-    if arguments["purge"] and isinstance(holder.store, RocksStore):
-        holder.store.purge()
-    return {"rows": rows}
-
-
-COMMANDS: dict[str, Command] = {"snapshot": _snapshot, "fork": _fork, "forget": _forget}
 
 
 class Control:
@@ -206,7 +155,7 @@ def ask(version: Version, command: str, **arguments: Any) -> dict[str, Any]:
             return _asked(version, connection, {"command": command, "arguments": arguments})
     with version.open() as store:
         discard(version.live_path)  # which would not know of what is done here
-        return _done(Holder(version, store, lambda: _learned(version, store)), command, arguments)
+        return _done(Holder(version, store, lambda: held_in(version, store)), command, arguments)
 
 
 def worker_of(version: Version) -> int | None:
@@ -345,9 +294,3 @@ def _is_mine(client: socket.socket) -> bool:
     credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     uid: int = struct.unpack("3i", credentials)[1]
     return uid in (os.getuid(), 0)
-
-
-def _learned(version: Version, store: Store) -> Learned:
-    from state.learned import Learned  # loads compiled kernels, which few commands need
-
-    return Learned(version.spec, store)

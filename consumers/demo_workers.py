@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 from functools import partial
 
-from consumers.control import Control, Holder
+from consumers.control import Control
+from consumers.control_commands import Holder
 from consumers.dead_letters import DeadLetters
 from consumers.embeddings import EmbeddingWorker, Pace
 from consumers.eventlog.contract import EventLog

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -33,7 +33,6 @@ from streaming.events import EventBatch, Ids
 from streaming.siphash import hash_each
 
 if TYPE_CHECKING:
-    from state.learned import Learned
     from state.spec import Spec
 
 Kind = Literal["user", "item"]
@@ -56,6 +55,34 @@ class Erasure(msgspec.Struct, frozen=True, omit_defaults=True):
     id: str
     until: int
     undo: bool = False
+
+
+class _Table(Protocol):
+    @property
+    def ids(self) -> IdTable: ...
+
+
+class Forgetful(Protocol):
+    """What can forget ids; `state.learned.Learned` says what each part means."""
+
+    store: Store
+    ledger: Ledger
+
+    @property
+    def users(self) -> _Table: ...
+    @property
+    def items(self) -> _Table: ...
+    def counted(self, kind: Kind) -> IdTable:
+        """Ids that have no row yet."""
+        ...
+
+    def forget(self, users: Sequence[bytes], items: Sequence[bytes], erased: int) -> int:
+        """Let go of rows for good."""
+        ...
+
+    def commit(self) -> int:
+        """Make it durable."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +223,11 @@ def add_erasure(home: Path, kind: Kind, name: str, until: int, *, undo: bool = F
     return len(before) + 1
 
 
-def forget(learned: Learned, erasures: Erasures, known: Sequence[tuple[Kind, str]] = ()) -> int:
+def forget(learned: Forgetful, erasures: Erasures, known: Sequence[tuple[Kind, str]] = ()) -> int:
     """Let a version forget what the list names and it has not forgotten yet; durable when it returns.
 
     Args:
-        learned: all that it learned is committed.
+        learned: a version, or what goes with one; all that it learned is committed.
         known: ids among those to be forgotten. Where these are not all, every id of the version is hashed.
 
     Returns:
@@ -287,7 +314,7 @@ def list_size(home: Path) -> int:
         return 0
 
 
-def _ids_of(learned: Learned, kind: Kind) -> Iterator[Ids]:
+def _ids_of(learned: Forgetful, kind: Kind) -> Iterator[Ids]:
     """All ids of a kind that a version knows: in memory, in the store, and those that are only counted."""
     if kind == "item":
         yield from _ids_in(learned.items.ids)

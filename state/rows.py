@@ -208,6 +208,11 @@ def _pairs(out: NDArray[np.uint8], at: NDArray[np.int64]) -> Iterator[tuple[byte
         yield raw[begin:end], raw[value:after]
 
 
+def touched_in(value: bytes) -> int:
+    """Number of the event that changed a row last, from its bytes."""
+    return int.from_bytes(value[24:32], "little", signed=True)
+
+
 class RowCodec:
     """Bytes of the rows of one kind under one layout."""
 

@@ -14,7 +14,8 @@ from prometheus_client import REGISTRY
 
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit, progress
-from consumers.control import Control, Holder
+from consumers.control import Control
+from consumers.control_commands import Holder
 from consumers.dead_letters import DeadLetterLog
 from consumers.embeddings import EmbeddingWorker, Pace, Totals
 from consumers.event_rules import event_rules, rules_text

@@ -15,7 +15,8 @@ from threading import Thread
 import pytest
 
 from consumers import control as control_module
-from consumers.control import COMMANDS, Control, Holder, ask, worker_of
+from consumers.control import Control, ask, worker_of
+from consumers.control_commands import COMMANDS, Holder
 from consumers.embeddings import Totals
 from consumers.eventlog.files import FilesLog
 from state.spec import new_spec

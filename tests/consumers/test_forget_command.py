@@ -14,7 +14,8 @@ import pytest
 from consumers.cli import main
 from consumers.commands import forget as module
 from consumers.commands import work
-from consumers.control import Control, Holder
+from consumers.control import Control
+from consumers.control_commands import Holder
 from consumers.dead_letters import DeadLetters
 from consumers.eventlog.files import FilesLog
 from consumers.live import live_arena

@@ -23,8 +23,9 @@ from typing import Any
 import msgspec
 import structlog
 
-import consumers.control
-from consumers.control import Command, Control, Holder, ask
+import consumers.control_commands
+from consumers.control import Control, ask
+from consumers.control_commands import Command, Holder
 from consumers.eventlog.files import FilesLog
 from state.forks import fork, forked_spec
 from state.releases import Releases
@@ -91,14 +92,14 @@ def delete_b(home: Path) -> None:
 
 def work_a(home: Path) -> None:
     """A worker of a that dies when it has made the checkpoint of a fork, before it answers."""
-    made: Command = consumers.control.COMMANDS["fork"]
+    made: Command = consumers.control_commands.COMMANDS["fork"]
 
     def dies(holder: Holder, arguments: Mapping[str, Any]) -> dict[str, Any]:
         made(holder, arguments)
         os.kill(os.getpid(), signal.SIGKILL)
         return {}
 
-    consumers.control.COMMANDS["fork"] = dies
+    consumers.control_commands.COMMANDS["fork"] = dies
     version = Registry(home).get("a")
     with version.open() as store:
         log = FilesLog([str(home / "a.jsonl")], EventRules(), follow=True)
