@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from consumers.experiments import blank
-from consumers.outcomes import read_verdict
+from consumers.outcomes_store import read_verdict
 from state.comparison import compare_versions
 from state.experiments import Experiments, Trial
 from state.versions import Registry

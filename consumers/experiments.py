@@ -10,7 +10,7 @@ import uuid
 from pathlib import Path
 from typing import Literal
 
-from consumers.outcomes import is_steered, route_changed_us
+from consumers.outcomes_route import is_steered, route_changed_us
 from state.experiments import Experiments, Trial
 from state.releases import Released, Releases
 from streaming.errors import VersionError

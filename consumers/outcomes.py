@@ -18,13 +18,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import compress
 from pathlib import Path
+from threading import Event as Flag
 from typing import Any
 
 import msgspec
 import numpy as np
 import structlog
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry
 
 from consumers.exposing import EXPOSURES
 from consumers.outcomes_judgement import Judgement
@@ -32,37 +32,32 @@ from consumers.outcomes_logs import OutcomeLog
 from consumers.outcomes_metrics import OutcomeMetrics
 from consumers.outcomes_notes import notes
 from consumers.outcomes_records import EventReader, Lines, read_exposures
-from consumers.outcomes_route import is_steered, route_changed_us, steered, taken_away
+from consumers.outcomes_route import is_steered, steered, taken_away
 from consumers.outcomes_store import (
     ENTERED,
     JOIN,
-    OUTCOMES,
     VERDICT,
     WINDOW,
     Entered,
     opened_store,
-    read_verdict,
-    store_path,
 )
 from state.erasure import Erasures, Passed, read_erasures
 from state.experiments import Experiments, Trial
 from state.releases import Releases
 from state.rocksdb import RocksStore
-from streaming.errors import StoreLockedError, VersionError
+from streaming.errors import VersionError
 from streaming.events import Ids
 from streaming.experiments import summary, winner
 from streaming.joining import SECOND, Among, Joiner
 from streaming.rules import EventRules
 
-__all__ = [
-    "OUTCOMES", "Opened", "OutcomeMetrics", "Outcomes", "forget_in_all", "is_steered", "opened_store",
-    "read_verdict", "route_changed_us", "store_path",
-]  # fmt: skip
+__all__ = ["Opened", "OutcomeMetrics", "Outcomes", "opened_store"]
 
 logger = structlog.get_logger()
 
 READ_BYTES = 1 << 20  # of a log, in one step
 COMMIT_S = 0.5  # between two commits while there is more to read
+_WAIT_S = 0.2  # between two looks at logs that were read to their ends
 _AHEAD_US = 60 * SECOND  # a source that is further ahead of others than this and the lateness waits for them
 
 Opened = Callable[[Trial, Mapping[str, Any]], Sequence[OutcomeLog]]
@@ -112,8 +107,11 @@ class Outcomes:
             moved=lambda user, first, end: self.trial.moved(user, first, end),
         )
         begin_us = self.trial.phases[0].since_us - self.joiner.skew_us
-        self._events = EventReader(rules, self.trial.metric, begin_us, saved.get("units", {}))
-        self._erased, self._bad = int(saved.get("erased", 0)), int(saved.get("bad", 0))
+        self._events = EventReader(
+            rules, self.trial.metric, begin_us, self.trial.lateness_us, saved.get("units", {})
+        )
+        self._erased = int(saved.get("erased", 0))
+        self._passed_over: dict[str, int] = {"bad": 0, "ahead": 0, **saved.get("passed_over", {})}
         self._passed: Passed | None = None
         self._changed, self._committed_at = False, time.monotonic()
         self.judgement = Judgement(self.trial, saved)
@@ -152,6 +150,23 @@ class Outcomes:
         if not self._changed:
             self.steer()  # 6
         return 0 if lines is None else len(lines)
+
+    def run(self, stop: Flag, *, until_end: bool = False) -> int:
+        """Join until the experiment has ended, or the logs with `until_end`, or `stop` is set.
+
+        Returns:
+            Lines that were read.
+        """
+        read = 0
+        while not stop.is_set():
+            lines = self.step(None if until_end else time.time())
+            read += lines
+            if not lines and self.at_end and (until_end or self.trial.ended):
+                break
+            if not lines:
+                stop.wait(_WAIT_S)
+        self.finish(to_end=until_end and self.at_end)
+        return read
 
     def finish(self, *, to_end: bool = False) -> None:
         """Commit what was read, and steer.
@@ -205,13 +220,14 @@ class Outcomes:
     def _observe(self, lines: Lines) -> None:
         found = self._events.read(lines)
         self._note_bad(found.bad)
+        self._passed_over["ahead"] += found.ahead
         here = ~self._gone(found.users, found.ts)[found.places]
         records = list(compress(found.records, here.tolist()))
         self._entered.prefetch(user for user, _ in records if not self.joiner.holds(user))
         self.joiner.observe(lines.source, records, Among(found.ts, found.places[here]))
 
     def _note_bad(self, bad: int) -> None:
-        self._bad += bad
+        self._passed_over["bad"] += bad
         self._metrics.records.labels("bad").inc(bad)
 
     def _gone(self, users: Ids, ts: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -261,7 +277,7 @@ class Outcomes:
             "joiner": self.joiner.state(),
             **self.judgement.state(),
             "erased": self._erased,
-            "bad": self._bad,
+            "passed_over": self._passed_over,
         }
         puts += [(JOIN, msgspec.json.encode(state)), (VERDICT, msgspec.json.encode(self.verdict()))]
         self._store.write(puts, deletes)
@@ -272,7 +288,7 @@ class Outcomes:
 
     def verdict(self) -> dict[str, Any]:
         """What `freshet experiment status` shows."""
-        records = {**asdict(self.joiner.counts), "bad": self._bad}
+        records = {**asdict(self.joiner.counts), **self._passed_over}
         found = summary(self.judgement.experiment)
         return {
             **found,
@@ -306,27 +322,6 @@ class Outcomes:
             at_users = self.judgement.experiment.guardrails[arm].at_users
             logger.warning("experiment_guardrail_acted", experiment=trial.name, arm=arm, at_users=at_users)
         self.trial = self._experiments.get(self._name)
-
-
-def forget_in_all(home: Path, rules: EventRules) -> list[str]:
-    """Follow the list of erasures in every experiment; a process that joins one does so itself.
-
-    Returns:
-        Experiments that were followed here.
-    """
-    done = []
-    for name in Experiments(home).names():
-        if not (store_path(home, name) / "CURRENT").exists():
-            continue
-        try:
-            store = opened_store(home, name)
-        except StoreLockedError:
-            continue
-        with store:
-            Outcomes(home, name, store, rules, OutcomeMetrics(CollectorRegistry())).erase()
-            store.purge()
-        done.append(name)
-    return done
 
 
 def _named(erasures: Erasures, done: int, users: Sequence[str]) -> list[str]:

@@ -16,6 +16,8 @@ _SAID = {
     "other_exposures": "{n} lists were of a version that is no arm: not counted",
     "late_exposures": "{n} lists came more than {lateness} behind the newest of their source: left out",
     "late": "{n} events came more than {lateness} behind the newest of their source: left out",
+    "ahead": "{n} events were stamped more than {lateness} after Kafka took them, so their clock is wrong: "
+    "left out",
     "repeated_exposures": "{n} lists came again with the same id: counted once",
     "repeated": "{n} events came again (same item, time, value and exposure): counted once",
     "unexposed": "{n} events had no list with their item before them, clocks {skew} apart allowed, or named "

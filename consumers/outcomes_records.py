@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streaming.decoding import JsonDecoder
-from streaming.events import Ids
+from streaming.events import EventBatch, Ids
 from streaming.exposures import Exposure, Happening
 from streaming.rules import EventRules
 
@@ -28,12 +28,14 @@ class Lines:
 
     Attributes:
         source: as the joiner names it: `events`, or a partition as `events[3]`.
+        stamps: when the log took each, milliseconds since 1970, where it says so (else below 0).
     """
 
     source: str
     data: NDArray[np.uint8]
     start: NDArray[np.int64]  # (N,)
     end: NDArray[np.int64]  # (N,)
+    stamps: NDArray[np.int64] | None = None  # (N,)
 
     def __len__(self) -> int:
         return len(self.start)
@@ -60,6 +62,8 @@ class ReadEvents(NamedTuple):
         places: (N,) of the records among all events.
         users, ts: (M,) of all events.
         bad: lines that are no events.
+        ahead: events stamped so far after the log took them that their clock must be wrong; left out, since
+            all that came after them would be late.
     """
 
     records: list[tuple[str, Happening]]
@@ -67,6 +71,7 @@ class ReadEvents(NamedTuple):
     users: Ids
     ts: NDArray[np.int64]
     bad: int
+    ahead: int
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -102,16 +107,19 @@ class EventReader:
         rules: what an event is.
         metric: type of the events that count.
         begin_us: events before it are passed over.
+        ahead_us: how far an event may be stamped after the log took it, where that is known.
         units: by source, as decided in an earlier run.
 
     Attributes:
         units: by source, as far as they are decided; to be kept.
     """
 
-    def __init__(self, rules: EventRules, metric: str, begin_us: int, units: Mapping[str, str]) -> None:
+    def __init__(
+        self, rules: EventRules, metric: str, begin_us: int, ahead_us: int, units: Mapping[str, str]
+    ) -> None:
         # The weight of an event says whether it is of the metric, without a look at its type from here.
         self._rules = replace(rules, weights={"*": 0.0, metric: 1.0})
-        self._begin_us, self.units = begin_us, dict(units)
+        self._begin_us, self._ahead_us, self.units = begin_us, ahead_us, dict(units)
         self._decoders: dict[str, JsonDecoder] = {}
         fields = [("exposure", Any, None), ("value", Any, None)]
         named = msgspec.defstruct("Named", fields, rename={"value": rules.name("value")})
@@ -127,7 +135,8 @@ class EventReader:
         batch, bad = decoder.decode(lines.data, lines.start, lines.end, numbers)
         if decoder.time_unit is not None:
             self.units[lines.source] = decoder.time_unit
-        since = np.flatnonzero(batch.ts >= self._begin_us)
+        ahead = self._ahead(lines, batch)
+        since = np.flatnonzero((batch.ts >= self._begin_us) & ~ahead)
         users = Ids(batch.users.data, batch.users.start[since], batch.users.end[since])
         places = np.flatnonzero(batch.weights[since] == 1.0)
         whole, own = batch.users.data.tobytes(), lines.data.tobytes()
@@ -145,7 +154,14 @@ class EventReader:
                 value, exposure = self._given(own[start:end])
             event = Happening(ts, whole[item:item_end].decode(), value, exposure)
             records.append((whole[user:user_end].decode(), event))
-        return ReadEvents(records, places, users, batch.ts[since], len(bad))
+        return ReadEvents(records, places, users, batch.ts[since], len(bad), int(ahead.sum()))
+
+    def _ahead(self, lines: Lines, batch: EventBatch) -> NDArray[np.bool_]:
+        if lines.stamps is None:
+            return np.zeros(len(batch), np.bool_)
+        stamps = lines.stamps[batch.offsets]
+        ahead: NDArray[np.bool_] = (stamps >= 0) & (batch.ts > stamps * 1000 + self._ahead_us)
+        return ahead
 
     def _given(self, line: bytes) -> tuple[float, str]:
         """The value in full precision, and the exposure that the event names."""

@@ -18,7 +18,7 @@ from kafka import KafkaConsumer
 from consumers.eventlog.contract import Slice
 from consumers.eventlog.kafka import KafkaLog, OnLost
 from consumers.eventlog.kafka_part import parsed_name
-from consumers.eventlog.record_batches import VALUE, VALUE_END, RecordBatch
+from consumers.eventlog.record_batches import TIMESTAMP, VALUE, VALUE_END, RecordBatch
 from consumers.eventlog.segments import EVENTS
 from consumers.exposing import EXPOSURES
 from consumers.exposure_topic import made_exposure_topic
@@ -162,7 +162,7 @@ class TopicLog:
             nothing = np.zeros(0, np.int64)
             return Lines(source, np.zeros(0, np.uint8), nothing, nothing)
         spans = np.maximum(batch.spans, 0)  # a record without a value is an empty line
-        return Lines(source, batch.data, spans[VALUE], spans[VALUE_END])
+        return Lines(source, batch.data, spans[VALUE], spans[VALUE_END], batch.spans[TIMESTAMP])
 
     def silent(self) -> list[str]:
         """Partitions that end where they were read to: Kafka is asked, once a second."""

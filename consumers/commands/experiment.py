@@ -12,7 +12,7 @@ from consumers.commands.output import emit, table
 from consumers.commands.version_parts import Json, releases
 from consumers.experiment_status import newest, status_of
 from consumers.experiments import begin, blank, end, new_salt
-from consumers.outcomes import read_verdict
+from consumers.outcomes_store import read_verdict
 from state.experiments import Experiments
 from streaming.errors import VersionError
 from streaming.experiments import Design, expected, winner

@@ -16,7 +16,7 @@ from consumers.commands.output import emit, table
 from consumers.control import ask
 from consumers.dead_letters import DeadLetter, DeadLetters
 from consumers.event_rules import event_rules
-from consumers.outcomes import forget_in_all
+from consumers.outcomes_forgetting import forget_in_all
 from consumers.outcomes_store import OUTCOMES
 from state.directories import remove
 from state.erasure import Kind, add_erasure, now_us, read_erasures

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import ExitStack, closing
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -27,7 +26,6 @@ from streaming.errors import VersionError
 logger = structlog.get_logger()
 
 _Flag = Annotated[bool, Parameter(negative=())]
-_WAIT_S = 0.2  # between two looks at logs that were read to their ends
 
 
 def outcomes(
@@ -65,7 +63,6 @@ def outcomes(
         name = running.name
     Experiments(settings.home).get(name)
     stop = stop_on_signals()
-    read = 0
     with ExitStack() as held:
         store = held.enter_context(opened_store(settings.home, name))
         registry = process_registry()
@@ -75,14 +72,7 @@ def outcomes(
         if not until_end:
             held.enter_context(metrics_page(settings, f"outcomes-{name}", registry))
         logger.info("outcomes_begun", experiment=name)
-        while not stop.is_set():
-            lines = joined.step(None if until_end else time.time())
-            read += lines
-            if not lines and joined.at_end and (until_end or joined.trial.ended):
-                break
-            if not lines:
-                stop.wait(_WAIT_S)
-        joined.finish(to_end=until_end and joined.at_end)
+        read = joined.run(stop, until_end=until_end)
         verdict = joined.verdict()
     emit(_report(name, read, verdict), json)
     return 0
