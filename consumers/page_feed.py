@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from consumers.machine_metrics import announced_addresses
+from consumers.page_experiments import ExperimentPicture
 from consumers.page_figures import Figures, worst
-from consumers.page_map import Chart, chart, frequent_items
+from consumers.page_map import Maps
+from consumers.page_metrics import MetricsPages
 from consumers.serving import OverloadedError, Serving
-from consumers.watch import Samples, Watch
+from consumers.watch import Samples
 from state.answers import Answers
 from state.evaluations import TOTALS
 from state.ledger import bad_records, unsealed
@@ -33,8 +34,7 @@ MOST_VIEWERS = 64
 MOST_VERSIONS = 12  # that are read; further ones are only counted
 _FIRST_S = 0.4  # that the first picture waits for its sources
 _IDLE_S = 600.0  # that is gathered on after the last viewer has gone
-_CURVES_EVERY = 3  # pictures
-_MAP_S = 10.0  # between two maps of a version
+_SLOW_EVERY = 3  # pictures, between two of what changes seldom
 
 
 class _Look(NamedTuple):
@@ -72,19 +72,6 @@ class _Seen:
         self.curve: dict[str, Any] | None = None
 
 
-class _Page:
-    """One metrics page."""
-
-    def __init__(self, name: str, address: str) -> None:
-        self.name, self.address = name, address
-        self.watch = Watch({name: address})
-        self.read: asyncio.Task[None] | None = None
-        self.picture: list[dict[str, Any]] = []
-        self.samples: Samples = {}
-        self.read_at: float | None = None  # steady clock, when it last answered
-        self.begun = time.monotonic()
-
-
 class PageFeed:
     """The pictures of one server; used from its event loop.
 
@@ -95,13 +82,13 @@ class PageFeed:
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
         self._seen: dict[str, _Seen] = {}
-        self._pages: dict[str, _Page] = {}
-        self._maps: dict[str, tuple[float, int, Chart, bytes]] = {}
-        self._mapping: dict[str, asyncio.Task[bytes]] = {}
+        self._pages = MetricsPages(serving.home, self._take)
+        self._experiment = ExperimentPicture(serving.home)
+        self.maps = Maps(serving)
         self._viewers, self._left_at, self._number = 0, 0.0, 0
         self._gathering: asyncio.Task[None] | None = None
-        self._frame, self._curves = b"", b""
-        self._curves_number = 0
+        self._frame = b""
+        self._slow: dict[str, tuple[int, bytes]] = {}  # what changes seldom: number of the picture, event
         self._changed = asyncio.Event()
         self._stopping = False
 
@@ -118,10 +105,10 @@ class PageFeed:
                 await changed.wait()
             yield b"retry: 1000\n\n" + _event("history", self._history())
             while not self._stopping:
-                changed, curves = self._changed, b""
-                if told != self._curves_number:
-                    told, curves = self._curves_number, self._curves
-                yield curves + self._frame
+                changed = self._changed
+                slow = b"".join(event for number, event in self._slow.values() if number > told)
+                told = self._number
+                yield slow + self._frame
                 await changed.wait()
         finally:
             self._viewers -= 1
@@ -143,39 +130,6 @@ class PageFeed:
             self._gathering.cancel()
         self._changed.set()
 
-    async def map(self, version: str) -> bytes:
-        """A version's map as JSON, made anew when it is some seconds old.
-
-        Raises:
-            FreshetError: the version cannot be read, or its items have no vectors.
-        """
-        held = self._maps.get(version)
-        if held is not None and time.monotonic() - held[0] < _MAP_S:
-            return held[3]
-        task = self._mapping.get(version)
-        if task is None:
-            task = self._mapping[version] = asyncio.create_task(self._map(version))
-            task.add_done_callback(lambda _: self._mapping.pop(version, None))
-        return await asyncio.shield(task)
-
-    async def _map(self, version: str) -> bytes:
-        held = self._maps.get(version)
-        before = held[2] if held is not None else None
-        told = await self._serving.ask(version, frequent_items)
-        made = await asyncio.to_thread(chart, *told.value, before)
-        points = [
-            [name, round(x, 4), round(y, 4), count]
-            for name, (x, y), count in zip(made.ids, made.places.tolist(), made.events.tolist(), strict=True)
-        ]
-        number = held[1] + 1 if held is not None else 1
-        body = msgspec.json.encode(
-            {"version": version, "number": number, "explained": made.explained, "items": points}
-        )
-        known = self._serving.names()
-        self._maps = {name: one for name, one in self._maps.items() if name in known}
-        self._maps[version] = time.monotonic(), number, made, body
-        return body
-
     def _enter(self) -> None:
         self.check_room()
         self._viewers += 1
@@ -187,7 +141,8 @@ class PageFeed:
         wait = _FIRST_S
         while self._viewers or time.monotonic() - self._left_at < _IDLE_S:
             self._ask_versions()
-            self._read_pages()
+            self._pages.read()
+            self._experiment.read(self._number)
             await asyncio.sleep(wait)
             self._number += 1
             self._draw()
@@ -206,7 +161,7 @@ class PageFeed:
         """Versions that are worth reading: those that serve, those that a worker has or had in memory."""
         arms = self._serving.arms()
         alone = len(arms) == 1
-        announced = {name.removeprefix("work-") for name in self._pages}
+        announced = {name.removeprefix("work-") for name in self._pages.names()}
         found = [
             (arm not in ("champion", "share"), name)
             for name, (arm, _) in arms.items()
@@ -226,32 +181,10 @@ class PageFeed:
         if seen.look.totals is not None and seen.look.totals != seen.totals:
             seen.totals, seen.curve = seen.look.totals, _curve(seen.look.totals, seen.look.number)
 
-    def _read_pages(self) -> None:
-        try:
-            addresses = announced_addresses(self._serving.home)
-        except (OSError, ValueError, LookupError):  # a file of targets that is written in this moment
-            return
-        # Servers tell of no version, and this one would ask itself.
-        addresses = {name: at for name, at in addresses.items() if not name.startswith("serve-")}
-        for name, address in addresses.items():
-            page = self._pages.get(name)
-            if page is None or page.address != address:
-                page = self._pages[name] = _Page(name, address)
-            if page.read is None or page.read.done():
-                page.read = asyncio.create_task(self._read(page))
-        self._pages = {name: page for name, page in self._pages.items() if name in addresses}
-
-    async def _read(self, page: _Page) -> None:
-        await asyncio.to_thread(page.watch.look)
-        page.picture = page.watch.picture()
-        samples = page.watch.samples(page.name)
-        if samples is None:
-            return
-        page.samples, page.read_at = samples, time.monotonic()
-        for row in page.picture:
-            seen = self._seen.get(row["version"] or "")
-            if seen is not None and seen.look is not None:
-                seen.figures.take(page.read_at, row["version"], samples, seen.look.number)
+    def _take(self, version: str, read_at: float, samples: Samples) -> None:
+        seen = self._seen.get(version)
+        if seen is not None and seen.look is not None:
+            seen.figures.take(read_at, version, samples, seen.look.number)
 
     def _draw(self) -> None:
         now, wall = time.monotonic(), time.time()
@@ -266,22 +199,27 @@ class PageFeed:
             "others": sorted(set(arms) - set(self._seen)),
         }
         self._frame = _event("picture", picture)
-        if self._number % _CURVES_EVERY == 1 or not self._curves:
-            curves = _event(
-                "curves",
-                {
-                    name: {**seen.curve, "marks": list(seen.figures.marks)}
-                    for name, seen in self._seen.items()
-                    if seen.curve is not None
-                },
-            )
-            if curves != self._curves:
-                self._curves, self._curves_number = curves, self._number
+        if self._number % _SLOW_EVERY == 1:
+            self._draw_slow()
+
+    def _draw_slow(self) -> None:
+        """What changes seldom, told again only where it has changed."""
+        curves = {
+            name: {**seen.curve, "marks": list(seen.figures.marks)}
+            for name, seen in self._seen.items()
+            if seen.curve is not None
+        }
+        found = {"curves": curves, "experiment": self._experiment.picture(self._pages)}
+        for name, data in found.items():
+            event = _event(name, data)
+            if name not in self._slow or event != self._slow[name][1]:
+                self._slow[name] = self._number, event
 
     def _version(self, name: str, seen: _Seen, arms: dict[str, Any], now: float) -> dict[str, Any]:
         arm, share = arms.get(name, (None, 0.0))
         look, origin = seen.look, seen.origin
-        page, row = self._page_of(name)
+        page = self._pages.of(name)
+        row = page.row(name) if page is not None else None
         read_s = now - (page.read_at if page.read_at is not None else page.begun) if page else None
         rate = seen.figures.rate(now)
         state, words = worst(
@@ -290,10 +228,9 @@ class PageFeed:
             worker=origin.worker if origin is not None else False,
             age_s=(origin.age_s if origin is not None else 0.0) + now - seen.looked,
             serves=arm in ("champion", "share") or len(arms) == 1,
-            page_state=row["state"] if row is not None else (page.picture[0]["state"] if page and page.picture
-                                                             else None),
+            page_state=row["state"] if row is not None else page.state if page is not None else None,
             rate=rate,
-        )  # fmt: skip
+        )
         figures = seen.figures.picture(now)
         return {
             "version": name,
@@ -316,19 +253,6 @@ class PageFeed:
             "steps_skipped": row.get("steps_skipped") if row is not None else None,
             **figures,
         }
-
-    def _page_of(self, version: str) -> tuple[_Page | None, dict[str, Any] | None]:
-        """The metrics page that tells of a version, and its row, where there is one."""
-        for page in self._pages.values():
-            for row in page.picture:
-                if row["version"] == version:
-                    return page, row
-        # A page that does not answer tells no versions: its name, or what it told before, does.
-        for page in self._pages.values():
-            told = any(dict(labels).get("version") == version for _, labels in page.samples)
-            if told or page.name == f"work-{version}":
-                return page, None
-        return None, None
 
     def _history(self) -> dict[str, Any]:
         return {name: list(seen.figures.history) for name, seen in self._seen.items()}

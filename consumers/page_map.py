@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from consumers.serving import Serving
 from state.answers import Answers
 from streaming.errors import VersionError
 
 MOST_ITEMS = 2000
+NEW_S = 10.0  # between two maps of a version
 _EDGE = 0.98  # quantile of the distances from the middle that lies at 1
 
 
@@ -92,3 +97,45 @@ def _turn(ids: list[str], places: NDArray[np.float64], before: Chart) -> NDArray
     left, _, right = np.linalg.svd(places[now].T @ before.places[then].astype(np.float64))
     turn: NDArray[np.float64] = left @ right
     return turn
+
+
+class Maps:
+    """The newest map of each version that was asked for; used from one event loop."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+        self._made: dict[str, tuple[float, int, Chart, bytes]] = {}
+        self._mapping: dict[str, asyncio.Task[bytes]] = {}
+
+    async def of(self, version: str) -> bytes:
+        """A version's map as JSON, made anew when it is some seconds old.
+
+        Raises:
+            FreshetError: the version cannot be read, or its items have no vectors.
+        """
+        held = self._made.get(version)
+        if held is not None and time.monotonic() - held[0] < NEW_S:
+            return held[3]
+        task = self._mapping.get(version)
+        if task is None:
+            task = self._mapping[version] = asyncio.create_task(self._map(version))
+            task.add_done_callback(lambda _: self._mapping.pop(version, None))
+        return await asyncio.shield(task)
+
+    async def _map(self, version: str) -> bytes:
+        held = self._made.get(version)
+        before = held[2] if held is not None else None
+        told = await self._serving.ask(version, frequent_items)
+        made = await asyncio.to_thread(chart, *told.value, before)
+        points = [
+            [name, round(x, 4), round(y, 4), count]
+            for name, (x, y), count in zip(made.ids, made.places.tolist(), made.events.tolist(), strict=True)
+        ]
+        number = held[1] + 1 if held is not None else 1
+        body = msgspec.json.encode(
+            {"version": version, "number": number, "explained": made.explained, "items": points}
+        )
+        known = self._serving.names()
+        self._made = {name: one for name, one in self._made.items() if name in known}
+        self._made[version] = time.monotonic(), number, made, body
+        return body

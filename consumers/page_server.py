@@ -60,7 +60,7 @@ class _Page:
     async def map(self, version: str | None = None) -> Response:
         """Items on a plane, of the version named or the one that answers."""
         placed = self._serving.placed(None, version)
-        body = await self._feed.map(placed.version)
+        body = await self._feed.maps.of(placed.version)
         return Response(body, media_type=JSON, headers={"cache-control": "no-store", **_GUARDS})
 
     def _file(self, request: Request, name: str) -> Response:

@@ -70,7 +70,7 @@ def test_page_and_its_files_come_with_guards_and_once(home: Path) -> None:
     with client(home) as ask:
         for path, kind in (
             ("/", "text/html"),
-            ("/page/page.js", "text/javascript"),
+            ("/page/stream.js", "text/javascript"),
             ("/page/page.css", "text/css"),
         ):
             answer = ask.get(path)
@@ -91,7 +91,9 @@ def test_files_are_small_and_name_no_other_site() -> None:
     for name, text in texts.items():
         outside = set(re.findall(r"(?:https?:)?//[a-z0-9-]+\.[a-z]+[^\s\"')]*", text))
         assert outside <= {"http://www.w3.org/2000/svg"}, name  # a name, which is never fetched
-    script = texts["page.js"]
+    script = "".join(text for name, text in texts.items() if name.endswith(".js"))
+    named = re.findall(r'src="page/([^"]+)"', texts["index.html"])
+    assert sorted(named) == sorted(name for name in texts if name.endswith(".js"))
     for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"):
         assert way not in script, way
     assert " style=" not in texts["index.html"] and "<script>" not in texts["index.html"]
