@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from streaming.learners.contract import Learner
 
 _NOT_LEARNERS = {
+    "blend_parts",
     "contract",
     "decay",
     "loop",

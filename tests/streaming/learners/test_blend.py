@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from streaming import learners
 from streaming.errors import SettingError
-from streaming.learners.blend import FADING, FOLLOW_FADING, FOLLOW_HALF_LIFE, FOLLOWED, LAST, SHRINK
+from streaming.learners.blend_parts import FADING, FOLLOW_FADING, FOLLOW_HALF_LIFE, FOLLOWED, LAST, SHRINK
 from streaming.learners.contract import SKIPPED, Event
 from streaming.learners.decay import half_life_scale
 from tests.streaming.learners.harness import Harness, hit_rate, numbered
