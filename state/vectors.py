@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -158,7 +159,7 @@ def _matrix(lists: Any, path: Path, dimension: int) -> NDArray[np.float32]:
     kind = lists.type
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
         raise _wrong(path, f"the column vector must hold lists of numbers, it holds {kind}")
-    lengths = set(pa.compute.list_value_length(lists).to_pylist())
+    lengths = set(pc.list_value_length(lists).to_pylist())
     if lengths - {dimension} or lists.flatten().null_count:
         found = ", ".join(map(str, sorted(lengths - {dimension}, key=str))) or "a number that is missing"
         raise _wrong(
