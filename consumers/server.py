@@ -1,8 +1,8 @@
 """The query API: requests enter; embeddings, recommendations, scores, routes leave, and events go to the log.
 
-What each path does stands in `server_reading.py`, `server_events.py` and `server_health.py`; here they
-become one application. Answers are encoded from structs; FastAPI reads the parameters and writes the
-OpenAPI document.
+What each path does stands in `server_reading.py`, `server_events.py`, `server_experiments.py` and
+`server_health.py`; here they become one application. Answers are encoded from structs; FastAPI reads the
+parameters and writes the OpenAPI document.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from consumers.server_access import Access
 from consumers.server_edge import Edge, ServerMetrics
 from consumers.server_errors import JSON, RequestError, response_to
 from consumers.server_events import Writing
+from consumers.server_experiments import Trials
 from consumers.server_forms import schemas
 from consumers.server_health import Health
 from consumers.server_reading import Reading
@@ -69,6 +70,7 @@ def build(
     parts = (
         Reading(serving, rules.max_id_bytes, exposing),
         Writing(intake, rules, access or Access(), metrics.events),
+        Trials(serving.home),
         Health(serving, metrics),
     )
     for part in parts:

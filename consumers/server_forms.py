@@ -12,6 +12,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from consumers.experiment_forms import (
+    EXPERIMENT_EXAMPLE,
+    EXPERIMENTS_EXAMPLE,
+    ExperimentForm,
+    ExperimentsForm,
+)
 from consumers.exposing import Shown
 from consumers.server_errors import JSON, ErrorBody, ErrorForm, Problem
 from consumers.serving import Arm, Standing
@@ -43,7 +49,7 @@ class Served(Struct, frozen=True):
 class Vector(Struct, frozen=True):
     """What stands beside a vector: how it was made, and the event time of the newest event that is known."""
 
-    represented_by: Literal["row", "history"]
+    represented_by: Literal["row", "sequence", "history"]
     as_of: datetime | None
 
 
@@ -104,6 +110,8 @@ _LISTS: Mapping[str, tuple[type, ...]] = {
     "Embedding": (Embedding, Vector, Served),
     "Route": (RouteForm,),
     "Versions": (VersionsForm,),
+    "Experiments": (ExperimentsForm,),
+    "Experiment": (ExperimentForm,),
     "Events": (EventsForm,),
     "Status": (StatusForm,),
 }
@@ -134,6 +142,8 @@ EXAMPLES: Mapping[str, tuple[Struct, ...]] = {
     ),
     "Route": (RouteForm("ann", "mine", "champion"),),
     "Versions": (VersionsForm("mine", [Standing("mine", "softmax", "champion", 1.0, True)]),),
+    "Experiments": (EXPERIMENTS_EXAMPLE,),
+    "Experiment": (EXPERIMENT_EXAMPLE,),
     "Events": (EventsForm(1, "segments"),),
     "Status": (StatusForm("ready"),),
 }
@@ -144,7 +154,7 @@ _WORDS = {
     400: "The request cannot be read.",
     401: "The request lacks the token.",
     403: "The request comes from another site.",
-    404: "The user, item, category or version is not there.",
+    404: "The user, item, category, version or experiment is not there.",
     405: "The path takes other methods.",
     409: "The version's learner cannot answer this.",
     413: "The body is too long.",
@@ -163,7 +173,8 @@ def joined(*parts: Struct) -> bytes:
     whole: dict[str, Any] = {}
     for part in parts:
         for name in part.__struct_fields__:
-            whole[name] = getattr(part, name)
+            if (value := getattr(part, name)) is not msgspec.UNSET:
+                whole[name] = value
     return msgspec.json.encode(whole)
 
 

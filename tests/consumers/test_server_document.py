@@ -23,10 +23,13 @@ from schemathesis.specs.openapi.checks import (
 from starlette.testclient import TestClient
 
 from consumers.cli import main
+from consumers.experiments import begin
 from consumers.server_forms import document_text
+from state.experiments import Trial
 from state.releases import Releases
 from state.spec import new_spec
 from state.versions import Registry
+from streaming.experiments import Design
 from tests.consumers.served import HERE, LIMITED, application, client, taught
 from tests.consumers.worked import learn
 
@@ -73,6 +76,12 @@ def test_each_line_of_the_document_is_answered_as_it_says(tmp_path: Path) -> Non
     version = Registry(tmp_path).create("mine", new_spec("softmax", LIMITED))
     with client(tmp_path) as api:
         for line, said in EXAMPLES:
+            if line.endswith("/v1/experiments/exp"):
+                Registry(tmp_path).create("other", new_spec("popularity", {}))
+                Releases(tmp_path).promote("mine")
+                trial = Trial("exp", {"mine": 0.5, "other": 0.5}, "purchase", Design(guardrail=-0.03).state(),
+                              "salt", 60_000_000, 1_000_000)  # fmt: skip
+                begin(tmp_path, trial)
             found, wanted = shape(run(api, line)), shape(json.loads(said))
             if "/similar" in line:  # which one is nearest is learned
                 assert len(found["similar"]) == len(wanted["similar"])
