@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from state.store import Store
+from state.view import Lookup
 from streaming.errors import CorruptRowError
 
 _SLICE = struct.Struct("<IQQ")
@@ -171,7 +172,7 @@ class Ledger:
         return ledger
 
 
-def bad_records(store: Store) -> int:
+def bad_records(store: Lookup) -> int:
     """Records that were no events, as of the newest commit; the journal is not read."""
     totals = store.get_many([b"mledger"])[0]
     return int(json.loads(unsealed(b"mledger", totals))["bad"]) if totals is not None else 0
