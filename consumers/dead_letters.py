@@ -10,6 +10,7 @@ from typing import Protocol
 
 import msgspec
 
+from state.durable import synced
 from streaming.errors import InputError, InputFormatError, StoreError, StoreFullError, StoreReadOnlyError
 from streaming.events import BadRecord
 
@@ -206,7 +207,7 @@ class DeadLetters:
             self._end = _whole_lines(self._fd)
             _cut(self._fd, self._end)
             if new:
-                _sync_directory(self.path.parent)
+                synced(self.path.parent)
         return self._fd
 
     def _failed(self, error: OSError) -> StoreError:
@@ -243,11 +244,3 @@ def _whole_lines(fd: int) -> int:
 def _cut(fd: int, size: int) -> None:
     if os.fstat(fd).st_size > size:
         os.ftruncate(fd, size)
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

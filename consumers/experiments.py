@@ -12,7 +12,8 @@ from typing import Literal
 
 from consumers.outcomes_route import is_steered, route_changed_us
 from state.experiments import Experiments, Trial
-from state.releases import Released, Releases
+from state.release_file import Released
+from state.releases import Releases
 from streaming.errors import VersionError
 from streaming.experiments import Design, Experiment, Ramp, with_challengers
 from streaming.routing import Route, divided

@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from state.experiments import Experiments, Trial
-from state.releases import Released, Releases
+from state.release_file import Released
+from state.releases import Releases
 from streaming.errors import FreshetError
 from streaming.experiments import Ramp, with_challengers, without
 from streaming.routing import Route, divided

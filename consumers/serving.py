@@ -24,7 +24,8 @@ from consumers.control import worker_of
 from state.answers import Answers
 from state.catalogue import Catalogue
 from state.reader import Origin, Reader
-from state.releases import Released, Releases
+from state.release_file import Released
+from state.releases import Releases
 from state.versions import Registry, Version
 from streaming.errors import FreshetError, StoreError, VersionError, nearest
 

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from consumers.settings import Settings, VersionSettings
 from state.ledger import Ledger
-from state.releases import Released
+from state.release_file import Released
 from state.versions import Version
 from streaming.errors import BrokerError, VersionError
 

@@ -1,13 +1,9 @@
-"""The directory of a version, whatever state its files are in: a path enters, its parts leave.
-
-What is made or removed here is there whole under its name, or not at all, wherever a kill comes.
-"""
+"""The directory of a version, whatever state its files are in: a path enters, its parts leave."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,23 +95,6 @@ class VersionDirectory:
             yield
 
 
-def aside(path: Path) -> Path:
-    """Rename a directory so that nobody takes it for what it was."""
-    gone = path.with_name(f".{path.name}.gone")
-    shutil.rmtree(gone, ignore_errors=True)
-    path.rename(gone)
-    return gone
-
-
-def synced(path: Path) -> None:
-    """Make a file or a directory durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def alive(pid: int) -> bool:
     """Whether there is a process of this number."""
     try:
@@ -125,18 +104,3 @@ def alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def remove(path: Path) -> None:
-    """Remove a directory; a kill meanwhile leaves no half of it behind under its name."""
-    shutil.rmtree(aside(path))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replace a small file; a kill leaves the old or the new text."""
-    half = path.with_name(f".{path.name}.new")
-    with half.open("w") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    half.replace(path)

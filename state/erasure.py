@@ -25,6 +25,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from state.durable import synced
 from state.ids import IdTable
 from state.ledger import Ledger
 from state.store import Store
@@ -214,7 +215,7 @@ def add_erasure(home: Path, kind: Kind, name: str, until: int, *, undo: bool = F
             file.write(msgspec.json.encode(Erasure(kind, digest, until, undo)) + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        _sync_directory(home)
+        synced(home)
     except OSError as error:
         raise StoreError(
             f"{_list_path(home)}: the erasure cannot be written ({error.strerror}). Nothing was forgotten; "
@@ -372,14 +373,6 @@ def _made_keys(home: Path) -> NDArray[np.uint64]:
             os.fsync(file.fileno())
         half.replace(path)
     return _read_keys(home)
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def now_us(at_least_s: int) -> int:

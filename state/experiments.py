@@ -7,7 +7,6 @@ users; a phase notes what the route says, with the time at which it was changed.
 
 from __future__ import annotations
 
-import fcntl
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from state.directories import synced, write_whole
+from state.durable import locked, synced, write_whole
 from streaming.errors import StoreError, StoreFormatError, UsageError, VersionError, nearest
 from streaming.routing import Arm, Route, route
 
@@ -174,12 +173,10 @@ class Experiments:
     @contextmanager
     def _holding(self) -> Iterator[None]:
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            lock = (self._directory / "lock").open("a")
+            lock = locked(self._directory / "lock")
         except OSError as error:
             raise self._unwritable(error) from error
         with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def _running(self) -> Trial | None:

@@ -1,121 +1,20 @@
-"""Which version serves, and how that came about: decisions enter, one file of the home directory leaves.
-
-HOME/registry.json holds the champion, what it replaced, the retired versions, the route and the
-history. A change is read, made and written whole under a lock, so that it is there together with its
-entry in the history or not at all, wherever the process is killed. Readers need no lock.
-"""
+"""Which version serves, and how that came about: decisions enter, the registry's file changes."""
 
 from __future__ import annotations
 
-import fcntl
-import getpass
-import os
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from state.release_file import Draft, Released, ReleaseFile
 from state.versions import Registry
-from streaming.errors import SettingError, StoreError, StoreFormatError, VersionError
-from streaming.routing import Route, route
-
-FORMAT = 1
-_KEPT = 10_000  # entries of the history
+from streaming.errors import VersionError
+from streaming.routing import Route
 
 
-class Change(msgspec.Struct, frozen=True):
-    """A decision.
-
-    Attributes:
-        at: RFC 3339, UTC.
-        what: promote, rollback, retire, delete, fork, route …
-        version: whom it was about; None for a change of the route.
-        detail: what it did, in words.
-        why: the reason that was given.
-        who: user and machine.
-    """
-
-    at: str
-    what: str
-    version: str | None
-    detail: str
-    why: str
-    who: str
-    pid: int
-
-
-class Released(msgspec.Struct, frozen=True):
-    """The state of a home: which version serves whom.
-
-    Attributes:
-        champion: the promoted version.
-        replaced: champions before it, the newest last; rollback goes back to that one.
-        history: changes, the oldest first; the newest 10,000.
-    """
-
-    format: int = FORMAT
-    champion: str | None = None
-    replaced: tuple[str, ...] = ()
-    retired: frozenset[str] = frozenset()
-    route: Route | None = None
-    history: tuple[Change, ...] = ()
-
-    def serves(self, version: str) -> bool:
-        """Whether users get answers of a version: it is the champion, or the route names it."""
-        return version == self.champion or (self.route is not None and version in self.route.versions())
-
-    def assign(self, user: str) -> Assigned | None:
-        """The version that answers a user, and why; None where there is neither champion nor route."""
-        routed = route(user, self.route) if self.route is not None else None
-        if routed is None:
-            return Assigned(self.champion, "champion") if self.champion is not None else None
-        version = routed.version or self.champion
-        return Assigned(version, routed.by) if version is not None else None
-
-
-class Assigned(NamedTuple):
-    """The version that answers a user, and why it is this one.
-
-    An experiment counts those of "share"; users of "holdout" are compared with all of them together.
-    """
-
-    version: str
-    by: Literal["champion", "override", "holdout", "share"]
-
-
-class Releases:
-    """The registry's file of a home directory; its methods that change it may be called by any process."""
-
-    def __init__(self, home: Path) -> None:
-        self._home = home
-        self._path = home / "registry.json"
-        self._seen: tuple[tuple[int, int, int], Released] | None = None
-
-    def read(self) -> Released:
-        """What the file says now.
-
-        Raises:
-            StoreError: it cannot be read, or is not such a file.
-            StoreFormatError: it was written by another format of Freshet.
-        """
-        return self._read()[1]
-
-    def current(self) -> Released:
-        """The same, parsed only where the file was changed since the last call: costs one stat."""
-        try:
-            key = _key(self._path.stat())
-        except FileNotFoundError:
-            return Released()
-        except OSError as error:
-            raise self._unreadable(error) from error
-        seen = self._seen
-        if seen is None or seen[0] != key:
-            self._seen = seen = self._read()
-        return seen[1]
+class Releases(ReleaseFile):
+    """The decisions over a home directory; any process may make them."""
 
     def promote(self, version: str, why: str = "") -> Released:
         """Make a version the champion. Arms of a route end: all users who are not overridden get it.
@@ -123,7 +22,7 @@ class Releases:
         Raises:
             VersionError: there is no such version, it is retired, or it is the champion already.
         """
-        with self._changing() as state:
+        with self.changing() as state:
             self._must_exist(version)
             if version in state.value.retired:
                 raise VersionError(
@@ -148,7 +47,7 @@ class Releases:
         Raises:
             VersionError: none was replaced, or it is gone.
         """
-        with self._changing() as state:
+        with self.changing() as state:
             there = set(Registry(self._home).names())
             # A kill may have come between the removal of a version and its entry here.
             state.set(replaced=tuple(name for name in state.value.replaced if name in there))
@@ -166,7 +65,7 @@ class Releases:
             state.set(replaced=tuple(others))
             return state.value
 
-    def _no_champion(self, state: _Draft, why: str) -> Released:
+    def _no_champion(self, state: Draft, why: str) -> Released:
         version, route = state.value.champion, state.value.route
         if route is not None and route.holdout and not route.holdout_version:
             raise VersionError("The hold-out gets the champion. `freshet route clear` first.")
@@ -179,7 +78,7 @@ class Releases:
         Raises:
             VersionError: there is no such version, it serves, or it is retired (not retired) already.
         """
-        with self._changing() as state:
+        with self.changing() as state:
             self._must_exist(version)
             retired = state.value.retired
             if undo != (version in retired):
@@ -204,7 +103,7 @@ class Releases:
 
     def change_route(self, made: Callable[[Released], Route | None], detail: str, why: str = "") -> Released:
         """As `set_route`, with a function from the present state to the new route, called under the lock."""
-        with self._changing() as state:
+        with self.changing() as state:
             new = made(state.value)
             for version in sorted(new.versions()) if new is not None else ():
                 self._must_exist(version)
@@ -235,7 +134,7 @@ class Releases:
 
     def note(self, what: str, version: str, detail: str, why: str = "") -> Released:
         """Put something that happened to a version, such as a fork, into the history."""
-        with self._changing() as state:
+        with self.changing() as state:
             state.change(what, version, detail, why)
             return state.value
 
@@ -246,75 +145,12 @@ class Releases:
         Raises:
             VersionError: it serves.
         """
-        with self._changing() as state:
+        with self.changing() as state:
             self._must_not_serve(state.value, version, "deleted")
             yield
             left = tuple(name for name in state.value.replaced if name != version)
             retired = state.value.retired - {version}
             state.change("delete", version, "is gone", why, replaced=left, retired=retired)
-
-    # -- the file -------------------------------------------------------------------------------
-
-    @contextmanager
-    def _changing(self) -> Iterator[_Draft]:
-        """The state under the lock; what the block made of it is written when it ends without an error."""
-        try:
-            self._home.mkdir(parents=True, exist_ok=True)
-            lock = (self._home / "registry.lock").open("a")
-        except OSError as error:
-            raise self._unwritable(error) from error
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            draft = _Draft(self._read()[1])
-            yield draft
-            try:
-                self._write(draft.value)
-            except OSError as error:
-                raise self._unwritable(error) from error
-
-    def _write(self, value: Released) -> None:
-        half = self._home / ".registry.json.new"  # one at a time: the lock is held
-        with half.open("wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        half.replace(self._path)
-        directory = os.open(self._home, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-
-    def _read(self) -> tuple[tuple[int, int, int], Released]:
-        try:
-            with self._path.open("rb") as file:
-                key, data = _key(os.fstat(file.fileno())), file.read()
-        except FileNotFoundError:
-            return (0, 0, 0), Released()
-        except OSError as error:
-            raise self._unreadable(error) from error
-        try:
-            found = msgspec.json.decode(data, type=_Format).format
-            if found != FORMAT:
-                raise StoreFormatError(
-                    f"{self._path}: the registry has format {found}, this Freshet reads and writes format "
-                    f"{FORMAT}. Use the Freshet that wrote it."
-                )
-            return key, msgspec.json.decode(data, type=Released)
-        except (msgspec.MsgspecError, UnicodeDecodeError, SettingError) as error:
-            raise self._unreadable(error) from error
-
-    def _unreadable(self, error: Exception) -> StoreError:
-        return StoreError(
-            f"{self._path}: this is not the registry of a home ({error}). Put the file back as it was, or "
-            "move it away: versions lose nothing, but must be promoted and routed to again."
-        )
-
-    def _unwritable(self, error: OSError) -> StoreError:
-        return StoreError(
-            f"{self._path}: the registry cannot be written ({error.strerror}); nothing was changed. "
-            "Mend this, or name another home with --home."
-        )
 
     def _must_exist(self, version: str) -> None:
         Registry(self._home).path_of(version)
@@ -331,31 +167,6 @@ class Releases:
             )
 
 
-class _Draft:
-    """A state that is being changed."""
-
-    def __init__(self, value: Released) -> None:
-        self.value = value
-
-    def set(self, **fields: Any) -> None:
-        self.value = msgspec.structs.replace(self.value, **fields)
-
-    def change(self, what: str, version: str | None, detail: str, why: str, **fields: Any) -> None:
-        """Set fields, and put that into the history."""
-        at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        entry = Change(at, what, version, detail, why, _who(), os.getpid())
-        self.set(history=(*self.value.history, entry)[-_KEPT:], **fields)
-
-
-class _Format(msgspec.Struct):
-    format: int
-
-
-def _key(status: os.stat_result) -> tuple[int, int, int]:
-    """Another one for each file that takes the registry's place."""
-    return status.st_mtime_ns, status.st_ino, status.st_size
-
-
 def _without_arms(present: Route | None) -> tuple[Route | None, str]:
     """A route that leaves all users without an override to the champion, and the words that say so."""
     if present is None or not present.arms:
@@ -370,11 +181,3 @@ def _with_overrides(present: Route | None, given: Mapping[str, str | None]) -> R
     merged = {**before.overrides, **given}
     kept = {user: version for user, version in merged.items() if version is not None}
     return msgspec.structs.replace(before, overrides=kept) if before.arms or kept else None
-
-
-def _who() -> str:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"

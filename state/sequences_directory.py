@@ -15,11 +15,13 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from state.directories import aside, write_whole
+from state.durable import aside, write_whole
 from state.rocksdb import RocksStore
 from state.versions import Version
 
 SEQUENCES = "sequences"  # the directory in that of a version
+MODES = ("auto", "open", "shut")  # of the gate, by number
+FACT_MODE, FACT_IDLE, FACT_DIMENSION = range(3)  # places in the array of facts that servers read
 _CACHE_BYTES = 32 << 20
 
 

@@ -24,7 +24,8 @@ from pathlib import Path
 
 import structlog
 
-from state.directories import VersionDirectory, alive, aside, remove, synced, write_whole
+from state.directories import VersionDirectory, alive
+from state.durable import aside, remove, synced, write_whole
 from state.ledger import Ledger
 from state.lineage import read_lineage
 from state.live import discard

@@ -18,7 +18,7 @@ from consumers.dead_letters import DeadLetter, DeadLetters
 from consumers.event_rules import event_rules
 from consumers.outcomes_forgetting import forget_in_all
 from consumers.outcomes_store import OUTCOMES
-from state.directories import remove
+from state.durable import remove
 from state.erasure import Kind, add_erasure, now_us, read_erasures
 from state.guests import checked
 from state.ledger import Ledger

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 
 from consumers.commands.output import emit, pairs, table
 from consumers.commands.version_parts import Json, releases
-from state.releases import Assigned, Released
+from state.release_file import Assigned, Released
 from streaming.errors import UsageError, VersionError
 from streaming.routing import BUCKETS, HOLDOUT_SALT, Route, bucket_of, divided, in_buckets
 

@@ -13,7 +13,7 @@ from consumers.commands.version_parts import Json, client_of, given_of, registry
 from consumers.control import ask
 from consumers.standing import must_be_ready, standings
 from state.ledger import Ledger
-from state.releases import Released
+from state.release_file import Released
 from streaming.errors import UsageError
 
 

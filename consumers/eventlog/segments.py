@@ -11,7 +11,6 @@ directory settles it first: the half line that a killed appender left is cut off
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import zlib
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from consumers.eventlog.lines import FileBytes
+from state.durable import locked, synced
 from streaming.errors import StoreError, StoreFullError, StoreReadOnlyError
 
 EVENTS = "events"  # the directory in a home directory
@@ -96,9 +96,7 @@ class Segments:
     def _holding(self) -> Iterator[None]:
         """The lock, with what the system says against it in our own form."""
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            with (self.directory / _LOCK).open("a") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with locked(self.directory / _LOCK):
                 yield
         except OSError as error:
             raise self._raised(error) from error
@@ -116,7 +114,7 @@ class Segments:
             if length < size:
                 os.ftruncate(file.fileno(), length)
             os.fsync(file.fileno())
-        _sync(self.directory)
+        synced(self.directory)
         mark = Mark(segment, length)
         self._set(mark)
         return mark
@@ -124,7 +122,7 @@ class Segments:
     def _rolled(self, mark: Mark) -> Mark:
         following = Mark(mark.segment + 1, 0)
         self._path(following.segment).touch(exist_ok=False)
-        _sync(self.directory)
+        synced(self.directory)
         self._set(following)
         return following
 
@@ -220,12 +218,3 @@ def _write(file: int, data: bytes) -> None:
     left = memoryview(data)
     while left:
         left = left[os.write(file, left) :]
-
-
-def _sync(directory: Path) -> None:
-    """Make names of new files durable."""
-    opened = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from state.ledger import Ledger
-from state.releases import Released, Releases
+from state.release_file import Released
+from state.releases import Releases
 from state.versions import Registry, Version
 from tests.consumers.commandline import Freshet
 from tests.consumers.test_control import running

@@ -9,7 +9,8 @@ from threading import Thread
 
 import pytest
 
-from state.releases import Released, Releases
+from state.release_file import Released
+from state.releases import Releases
 from state.spec import Spec
 from state.versions import Registry
 from streaming.errors import StoreError, StoreFormatError, VersionError
