@@ -117,6 +117,7 @@ _LISTS: Mapping[str, tuple[type, ...]] = {
 }
 _MOMENT = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 _WHY = Reason(kind="history", item="cup", part=1.25)
+_SEQUENCE = "shut: 120 of 200 events compared"
 _SERVED = Served("champion", "live", 0.012, True)
 EXAMPLES: Mapping[str, tuple[Struct, ...]] = {
     "Recommendations": (
@@ -126,11 +127,15 @@ EXAMPLES: Mapping[str, tuple[Struct, ...]] = {
             "row",
             _MOMENT,
             [Recommended("tea", 2.5, [Reason(kind="history", item="cup", part=1.25)])],
+            _SEQUENCE,
         ),
         _SERVED,
         Shown(None),
     ),
-    "Scores": (Scores("ann", "mine", "row", _MOMENT, [Scored("tea", 2.5), Scored("never", None)]), _SERVED),
+    "Scores": (
+        Scores("ann", "mine", "row", _MOMENT, [Scored("tea", 2.5), Scored("never", None)], _SEQUENCE),
+        _SERVED,
+    ),
     "Similar": (
         Similar("item", "tea", "mine", "cosine", _MOMENT, [Near("cup", 0.75)]),
         _SERVED,

@@ -138,13 +138,14 @@ class Reading:
     async def _embedding(self, kind: Kind, name: str, version: str | None) -> Response:
         placed = self._placed(name if kind == "user" else None, version, name)
 
-        def question(found: Answers) -> tuple[Embedding, Any]:
-            return found.embedding(kind, name), found.as_of
+        def question(found: Answers) -> tuple[Embedding, Vector]:
+            embedding = found.embedding(kind, name)
+            return embedding, Vector("sequence" if found.represented == "sequence" else "row", found.as_of)
 
         user = name if kind == "user" else None
         told = await self._serving.ask(placed.version, question, quick=True, user=user)
-        embedding, as_of = told.value
-        return reply(embedding, Vector("row", as_of), _served(placed, told))
+        embedding, vector = told.value
+        return reply(embedding, vector, _served(placed, told))
 
     async def _similar(
         self, kind: Kind, name: str, k: int, by: Measure | None, category: str | None, version: str | None

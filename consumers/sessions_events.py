@@ -43,7 +43,7 @@ class Scratch(NamedTuple):
 
     slots: NDArray[np.int32]  # (L,)
     gaps: NDArray[np.uint8]  # (L,)
-    kept: NDArray[np.float32]  # (2, D) δ, h / τ
+    kept: NDArray[np.float32]  # (2, D) δ / τ, h / τ
     scores: NDArray[np.float32]  # (2, items) plain, corrected
 
 
@@ -119,13 +119,12 @@ def compare(model: Model, event: Event, floats: NDArray[np.float32], scratch: Sc
         scratch.kept[1, k] = floats[d + k]
     found = gather(model, event)
     scale = np.float32(half_life_scale(event.number, model.options.bias_half_life))
-    inverse = np.float32(1.0 / model.options.temperature)
     plain, corrected = scratch.scores[0, : event.known], scratch.scores[1, : event.known]
     for j in range(event.known):
         plain[j] = corrected[j] = -np.inf
         if model.slot_of[j] >= 0:
             plain[j] = dot_rows(rows, j, scratch.kept, 1, d) + scale * rows[j, d]
-            corrected[j] = plain[j] + dot_rows(rows, j, scratch.kept, 0, d) * inverse
+            corrected[j] = plain[j] + dot_rows(rows, j, scratch.kept, 0, d)
     for c in range(found):
         slot = model.workspace.slot[c]
         plain[slot] += repeat_term(model, c)
@@ -156,9 +155,7 @@ def observe(model: Model, rows: Rows, history: History, block: Block, scratch: S
     for i in range(block.user.shape[0]):
         slot, item, time, number = block.user[i], block.item[i], block.time[i], block.first + i
         copy_history(history, slot, model.history, i)
-        event = Event(
-            i, item, int(block.known[i]), block.at, time, np.float32(1.0), block.weight[i], np.uint64(0)
-        )
+        event = Event(i, item, int(block.known[i]), block.at, time, 1.0, block.weight[i], 0)
         filled = last_items(model, i, time, watch.idle_s, scratch.slots, scratch.gaps)
         if block.weight[i] > 0.0 and filled > 0 and model.slot_of[item] >= 0:
             refreshed = rows.touched[slot] <= watch.done

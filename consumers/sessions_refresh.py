@@ -22,7 +22,7 @@ USERS = 256  # of one pass
 
 
 class SequenceRefresh:
-    """Computes δ of users who moved since the last time.
+    """Computes δ / τ of users who moved since the last time.
 
     Args:
         rows: of the version.
@@ -49,7 +49,7 @@ class SequenceRefresh:
         return self._forward.compilations
 
     def __call__(self, params: Params) -> int:
-        """δ of all who moved, as of their newest event; returns how many these are."""
+        """δ / τ of all who moved, as of their newest event; returns how many these are."""
         sequences, d = self._sequences, self._sequences.options.dimension
         users, idle_s = sequences.users, sequences.options.idle_s
         moved = users.changed(int(sequences.arena.head[DONE]))
@@ -60,13 +60,13 @@ class SequenceRefresh:
             self._mask[:] = False
             self._read(model, users.rows.seen, part, idle_s, self._scratch, *arrays)
             delta = self._forward(params, *arrays, self._nothing)
-            users.rows.floats[part, :d] = delta[: len(part)]
+            users.rows.floats[part, :d] = delta[: len(part)] / np.float32(sequences.options.temperature)
             users.rows.floats[part, d : 2 * d] = 0.0
         self._keep_queries(moved[drawn(users.rows.touched[moved], self._seed, self._compared)])
         return len(moved)
 
     def _keep_queries(self, slots: NDArray[np.int64]) -> None:
-        """h beside δ, unless the version has learned a later event of the user, which h would know."""
+        """h / τ beside it, unless the version has learned a later event of the user, which h would know."""
         sequences, d = self._sequences, self._sequences.options.dimension
         users, items = sequences.users, sequences.items
         size = len(items.model.users.seen)

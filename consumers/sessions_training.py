@@ -106,8 +106,10 @@ class Training:
         self.state, value = self.step(before, self._batch)
         loss, mean = float(value), self.counts.mean_loss
         if np.isfinite(loss) and mean > 0.0 and loss > _FAR * mean + 1.0:
-            kept = {"steps": before.steps + 1, "dropped": before.dropped + 1, "in_a_row": before.in_a_row + 1}
-            self.state, loss = before._replace(**kept), float("nan")
+            self.state = before._replace(
+                steps=before.steps + 1, dropped=before.dropped + 1, in_a_row=before.in_a_row + 1
+            )
+            loss = float("nan")
         if np.isfinite(loss):
             weight = 1.0 - 2.0 ** (-1.0 / _HALF_LIFE) if mean > 0.0 else 1.0
             self.counts.mean_loss, self._tries = mean + weight * (loss - mean), 0
@@ -134,7 +136,7 @@ class Training:
         leaves, form = jax.tree.flatten(self.state.params)
         try:
             with np.load(path) as file:
-                found = [file[f"{number:03d}"] for number in range(len(leaves))]
+                found = [file[f"arr_{number}"] for number in range(len(leaves))]
         except (OSError, KeyError, ValueError) as error:
             raise InputFormatError(
                 f"{path}: no weights of a transformer ({error}). `freshet sessions --save` writes them."
@@ -154,4 +156,4 @@ class Training:
         """Write the weights, for another version to begin with."""
         leaves = jax.tree.leaves(self.state.params)
         with path.open("wb") as file:
-            np.savez(file, **{f"{number:03d}": np.asarray(leaf) for number, leaf in enumerate(leaves)})
+            np.savez(file, *(np.asarray(leaf) for leaf in leaves))

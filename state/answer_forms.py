@@ -11,7 +11,7 @@ from state.reasons import Reason
 from streaming.errors import UsageError
 
 Kind = Literal["user", "item"]
-RepresentedBy = Literal["row", "history", "popularity"]
+RepresentedBy = Literal["row", "sequence", "history", "popularity"]
 
 MOST = 10_000  # answers to one question
 
@@ -25,13 +25,18 @@ class Recommended(msgspec.Struct, frozen=True):
 
 
 class Recommendations(msgspec.Struct, frozen=True):
-    """Items for a user, best first; `as_of` is the event time of the newest event that is in them."""
+    """Items for a user, best first; `as_of` is the event time of the newest event that is in them.
+
+    Attributes:
+        sequence: why a sequence embedding is in the scores, or is not; absent where none are made.
+    """
 
     user: str
     version: str
     represented_by: RepresentedBy
     as_of: datetime | None
     items: list[Recommended]
+    sequence: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Embedding(msgspec.Struct, frozen=True):
@@ -77,13 +82,14 @@ class Scored(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Scores(msgspec.Struct, frozen=True):
-    """Scores of items for a user, in the order asked for."""
+    """Scores of items for a user, in the order asked for; `sequence` as in `Recommendations`."""
 
     user: str
     version: str
     represented_by: RepresentedBy
     as_of: datetime | None
     scores: list[Scored]
+    sequence: str | msgspec.UnsetType = msgspec.UNSET
 
 
 def check_count(k: int) -> None:

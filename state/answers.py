@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import numpy as np
+from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from state.answer_forms import (
@@ -27,6 +28,7 @@ from state.guests import Guests, checked
 from state.learned import Learned
 from state.ranking import Measure, top
 from state.reasons import Reason, strongest
+from state.sequences_reader import SequenceTables
 from state.similar import nearest_items, nearest_users, neighbours
 from state.versions import Version
 from state.view import View
@@ -43,11 +45,23 @@ class Answers:
         version: its name, which every answer carries.
         learned: the version in memory; while it learns, ask from the thread that learns.
         listing: the catalogue beside the version's items; None where every item may be served.
+        sequences: embeddings by a transformer, for learners whose query it corrects; None for none.
+
+    Attributes:
+        represented: how the user of the last answer was represented.
     """
 
-    def __init__(self, version: str, learned: View, listing: Listing | None = None) -> None:
+    def __init__(
+        self,
+        version: str,
+        learned: View,
+        listing: Listing | None = None,
+        sequences: SequenceTables | None = None,
+    ) -> None:
         self.version, self.learned, self.listing = version, learned, listing
-        self._guest = Guests(learned, 1)
+        self._guest, self._sequences = Guests(learned, 1), sequences
+        self.represented: RepresentedBy = "row"
+        self._sequence: str | UnsetType = UNSET
 
     @property
     def as_of(self) -> datetime | None:
@@ -83,7 +97,7 @@ class Answers:
             Recommended(self._item(slot), score, because)
             for slot, score, because in zip(best.tolist(), figures.tolist(), why, strict=True)
         ]
-        return Recommendations(user, self.version, represented, self.as_of, found)
+        return Recommendations(user, self.version, represented, self.as_of, found, self._sequence)
 
     def score(self, user: str, items: Sequence[str]) -> Scores:
         """Scores of items for a user.
@@ -103,7 +117,7 @@ class Answers:
         if self.listing is not None:
             may = self.listing.catalogue.allows(items).tolist()
             found = [Scored(one.item, one.score, able) for one, able in zip(found, may, strict=True)]
-        return Scores(user, self.version, represented, self.as_of, found)
+        return Scores(user, self.version, represented, self.as_of, found, self._sequence)
 
     def embedding(self, kind: Kind, name: str) -> Embedding:
         """The vector of a user or an item.
@@ -114,6 +128,7 @@ class Answers:
             UsageError: the id cannot be one.
         """
         self._must_have_vectors(kind)
+        self.represented = "row"
         if kind == "item":
             slot, rows = self._item_slot(name), self.learned.items.rows
             if self.learned.copies is not None:
@@ -121,6 +136,7 @@ class Answers:
             vector = rows.floats[slot, self.learned.layout.column("item", "vector")]
         else:
             self._known_user(name)
+            self._represent(name)
             slot, rows = 0, self._guest.rows
             copies = self.learned.copies
             model = None if copies is None else copies.of(self._guest.history_slots())
@@ -196,9 +212,21 @@ class Answers:
         known = self._guest.load(user)
         layout = self.learned.layout
         if known and layout.user:
-            return "row"
+            self.represented = "sequence" if self._corrected(user) else "row"
+            return self.represented
+        self._sequence = UNSET
         by_history = layout.neighbours[0] > 0 and len(self._guest.history_slots()) > 0
-        return "history" if known and by_history else "popularity"
+        self.represented = "history" if known and by_history else "popularity"
+        return self.represented
+
+    def _corrected(self, user: str) -> bool:
+        """Whether the guest's query is corrected by the user's sequence embedding; keeps the reason."""
+        found = None
+        if self._sequences is not None and self.learned.learner.query is not None:
+            found = self._sequences.of(user, int(self._guest.rows.seen[0]), self.learned.ledger.watermark)
+        self._sequence = UNSET if found is None else found.reason
+        self._guest.correction = None if found is None else found.correction
+        return self._guest.correction is not None
 
     def _best(
         self, k: int, include_recent: bool, allowed: NDArray[np.bool_] | None

@@ -26,6 +26,10 @@ class Guests:
 
     Args:
         capacity: users at once.
+
+    Attributes:
+        correction: (d,) added to the vector of the user in slot 0, in the unit of scores, until another
+            user comes; None for none.
     """
 
     def __init__(self, learned: View, capacity: int) -> None:
@@ -34,6 +38,7 @@ class Guests:
         self.rows, self._history, self._workspace = own.users, own.history, own.workspace
         self._codec = RowCodec(USER, learned.layout)
         self._fill, _ = initial_values(learned.layout.user)
+        self.correction: NDArray[np.float32] | None = None
         none = np.zeros((0, 0, 0), np.int32)
         no_lists = Neighbours(none, none.astype(np.float32), np.zeros((0, 0), np.int32))
         label = np.zeros(capacity, np.int32)
@@ -63,6 +68,7 @@ class Guests:
 
     def load(self, user: str) -> bool:
         """Copy a user's row into slot 0; an empty one, and False, where there is none."""
+        self.correction = None
         here = self._learned.users.copy(checked(user), self.rows, self._history)
         if here:
             return True
@@ -117,6 +123,8 @@ class Guests:
             model = model._replace(users=self.rows, history=self._history, workspace=self._workspace)
             event = self._event(np.int32(known))
             bound(score_all, self._learned.learner)(model, event, out)
+            if self.correction is not None:
+                out += model.items.floats[:known, self._layout.column("item", "vector")] @ self.correction
         return out
 
     def vectors(self, n: int, model: Model | None = None) -> NDArray[np.float32]:
@@ -133,6 +141,8 @@ class Guests:
         model = model or self._learned.model
         model = model._replace(users=self.rows, history=self._history, workspace=self._workspace)
         bound(query_each, self._learned.learner)(model, self.event, out)
+        if self.correction is not None:
+            out[0] += self.correction
         return out
 
     def parts(self, slots: NDArray[np.int32]) -> NDArray[np.float32]:

@@ -23,6 +23,8 @@ from state.ledger import Ledger
 from state.live import LiveTables, boot
 from state.live_view import LiveVersion, TablesMovedError
 from state.rocksdb import RocksStore
+from state.sequences_directory import sequences_of
+from state.sequences_reader import SequenceTables
 from state.store_process import StoreProcess
 from state.versions import Version
 from state.view import Lookup
@@ -134,6 +136,7 @@ class Reader:
         self._store: _FromStore | None = None
         self._answers: Answers | None = None
         self._path = version.live_path
+        self._sequences = SequenceTables(sequences_of(version))
 
     def ask(self, question: Callable[[Answers], T]) -> T:
         """The answer to a question, of one state of the version.
@@ -193,6 +196,7 @@ class Reader:
     def close(self) -> None:
         """Give up tables and store."""
         self._drop_live()
+        self._sequences.close()
         if self._store is not None:
             self._store.close()
             self._store = None
@@ -223,7 +227,7 @@ class Reader:
             return
         self._drop_live()
         self._live = LiveVersion(self.version.spec, tables, self._beside(tables), self._wait_s)
-        self._answers = Answers(self.version.name, self._live, self._listing())
+        self._answers = Answers(self.version.name, self._live, self._listing(), self._sequences)
         if self._store is not None:
             self._store.close()
             self._store = None
@@ -251,7 +255,7 @@ class Reader:
         if store.check_forgotten():
             self._answers = None
         if self._answers is None:
-            self._answers = Answers(self.version.name, store.learned, self._listing())
+            self._answers = Answers(self.version.name, store.learned, self._listing(), self._sequences)
         return self._answers
 
     def _listing(self) -> Listing | None:

@@ -2,7 +2,7 @@
 
 The store, a RocksDB of its own (state/sequences_directory.py says where), with one writer:
 
-    u<id>           row of a user: correction δ, the query h that it was refreshed beside, last items
+    u<id>           row of a user: correction δ / τ, the query h / τ it was refreshed beside, last items
     n<number>       id of an item, numbered at first sight (state/sequences_items.py)
     a<number>       dense arrays of the transformer: weights, moments, counts of its steps
     x<block>        examples that are remembered, 64 in each
@@ -27,6 +27,7 @@ from state.arena import DONE, Arena
 from state.ids import IdTable
 from state.ledger import Ledger, as_json, sealed, unsealed
 from state.rows import touched_in
+from state.sequences_directory import FACT_DIMENSION, FACT_IDLE, FACT_MODE, MODES
 from state.sequences_items import ItemRows
 from state.spec import Spec
 from state.store import Store
@@ -40,8 +41,6 @@ from streaming.session.gate import Gate, Record
 from streaming.session.options import Options, options_of
 
 SESSIONS = b"msessions"
-MODES = ("auto", "open", "shut")  # of the gate, as `facts` has them
-FACT_MODE, FACT_IDLE = 0, 1  # places in the array of facts that servers read
 BENEATH = "softmax"  # the learner whose query is corrected
 _WARM = 4096  # users that are read at one go
 _BLOCK = 64  # examples in one value
@@ -49,7 +48,7 @@ _ADMIT_ALL = Admission(b"u", 1.0, 1.0)
 
 
 def layout_of(dimension: int, history: int) -> Layout:
-    """Rows of users: δ, and h as it was when δ was refreshed, 0 where the two are not to be compared."""
+    """Rows of users: δ / τ, and h / τ as it was at the refresh, 0 where the two are not to be compared."""
     return Layout((Field("correction", dimension), Field("plain", dimension)), (), history=history)
 
 
@@ -90,7 +89,7 @@ class Sequences:
 
     Attributes:
         arrays: dense arrays of the transformer, none before the first commit.
-        facts: (2,) int64, mode of the gate and idle time in seconds, for servers.
+        facts: (3,) int64, mode of the gate, idle time in seconds and dimension, for servers.
     """
 
     def __init__(
@@ -117,8 +116,8 @@ class Sequences:
         self._committed = self.ledger.number
         self._restore()
         self.gate.record = Record(*self.arena.keep("gate", self.gate.record))
-        self.facts: NDArray[np.int64] = self.arena.zeros("facts", (2,), np.int64)
-        self.facts[FACT_IDLE] = options.idle_s
+        self.facts: NDArray[np.int64] = self.arena.zeros("facts", (3,), np.int64)
+        self.facts[FACT_IDLE], self.facts[FACT_DIMENSION] = options.idle_s, options.dimension
         self.tell()
         self.arena.publish()
 

@@ -12,6 +12,7 @@ import structlog
 from cyclopts import Parameter
 from prometheus_client import REGISTRY
 
+from consumers.commands.arguments import Switch
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit, progress
 from consumers.commands.version_parts import given_of
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 logger = structlog.get_logger()
 
 _WAIT_S = 0.2  # between two looks for what the version has learned
-_Flag = Annotated[bool, Parameter(negative=())]
 
 
 def sessions(
@@ -51,15 +51,15 @@ def sessions(
     /,
     *,
     from_: Annotated[list[str] | None, Parameter(name="--from", consume_multiple=True, negative=())] = None,
-    until_end: _Flag = False,
-    follow: _Flag = False,
+    until_end: Switch = False,
+    follow: Switch = False,
     format: str | None = None,
     start: str = "earliest",
     on_lost_offsets: Literal["earliest", "latest", "stop"] = "stop",
     set_: Annotated[list[str] | None, Parameter(name="--set", negative=())] = None,
     warm_start: Path | None = None,
     save: Path | None = None,
-    json: _Flag = False,
+    json: Switch = False,
 ) -> int:
     """Train a transformer on what users do one after the other, and keep their sequence embeddings fresh.
 

@@ -40,7 +40,8 @@ def softmax(home: Path, path: Path, n: int = 400) -> Version:
 def worker_on(version: Version, store: Store, log: FilesLog, **others: Any) -> SessionWorker:
     """A worker over an open store, which reads the version from a reader that is the caller's."""
     options = settled_options(version.spec, store, OPTIONS, others.pop("idle_s", 0))
-    sequences: Sequences = open_sequences(version.spec, store, options, limit=others.pop("limit", None))
+    limit, arena = others.pop("limit", None), others.pop("arena", None)
+    sequences: Sequences = open_sequences(version.spec, store, options, limit=limit, arena=arena)
     return SessionWorker(
         sequences,
         log,
