@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from consumers.backtest import Comparison, compare, compile_kernels, usual_every
 from consumers.candidates import Candidate, candidates_of, parsed_sweep, swept
+from consumers.commands.arguments import Switch
 from consumers.commands.comparison import SweepReport, comparison_tables, summary_of, sweep_report
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit, progress, stderr, stdout
@@ -40,14 +41,14 @@ def backtest(
     *files: Annotated[str, Parameter(allow_leading_hyphen=True)],
     learner: Annotated[list[str] | None, Parameter(negative=())] = None,
     where: Annotated[list[str] | None, Parameter(negative=())] = None,
-    exclude_seen: Annotated[bool, Parameter(negative=())] = False,
+    exclude_seen: Switch = False,
     every: int | None = None,
     limit: int | None = None,
     sweep: str | None = None,
     seed: Annotated[list[int] | None, Parameter(negative=())] = None,
     format: str | None = None,
     plot: Path | None = None,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    json: Switch = False,
 ) -> int:
     """Compare learners over history, side by side on the same events.
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from cyclopts import Parameter
 
+from consumers.commands.arguments import Switch
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit, table
 from consumers.settings import Described, Settings, describe
@@ -14,8 +14,8 @@ from consumers.settings import Described, Settings, describe
 
 def config(
     *,
-    example: Annotated[bool, Parameter(negative=())] = False,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    example: Switch = False,
+    json: Switch = False,
 ) -> None:
     """Show each setting in effect, where it came from and what it means.
 

@@ -7,17 +7,17 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import App
 from kafka import KafkaConsumer
 
+from consumers.commands.arguments import Switch
 from consumers.commands.context import current_settings
+from consumers.commands.home import registry
 from consumers.commands.output import emit, progress, stderr, table
 from consumers.dead_letter_topic import KafkaDeadLetters
 from consumers.dead_letters import DeadLetter, DeadLetters
 from consumers.kafka_settings import client_settings
-from state.versions import Registry
 from streaming.errors import UsageError, nearest
 
 app = App(name="dead-letters", help="Show the records that a version refused, and send them again.")
@@ -26,7 +26,7 @@ _JSON_SOURCE = re.compile(r"^-$|\.(jsonl|ndjson|json)(\.gz|\.zst)?$|\.parquet$",
 
 
 @app.command(name="list")
-def list_(version: str, /, *, json: Annotated[bool, Parameter(negative=())] = False) -> None:
+def list_(version: str, /, *, json: Switch = False) -> None:
     """List what was refused: source, offset, line and reason.
 
     Parameters
@@ -43,9 +43,7 @@ def list_(version: str, /, *, json: Annotated[bool, Parameter(negative=())] = Fa
 
 
 @app.command
-def show(
-    version: str, source: str, offset: int, /, *, json: Annotated[bool, Parameter(negative=())] = False
-) -> None:
+def show(version: str, source: str, offset: int, /, *, json: Switch = False) -> None:
     """Print one refused record: its first bytes as they came.
 
     Parameters
@@ -81,7 +79,7 @@ def retry(
     /,
     *,
     out: Path | None = None,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    json: Switch = False,
 ) -> None:
     """Send refused records again, each once, after what was wrong with the settings or the code is mended.
 
@@ -102,7 +100,7 @@ def retry(
     json
         Print {sent, written, left_out}.
     """
-    chosen = Registry(current_settings().home).get(version)
+    chosen = registry().get(version)
     topic = _topic(version)
     found = list(topic.letters()) if topic is not None else []
     filed = list(DeadLetters(chosen.dead_letters_path).read())
@@ -150,7 +148,7 @@ def _write(letters: list[DeadLetter], out: Path) -> int:
 
 def _letters(version: str) -> Iterator[DeadLetter]:
     """Those in the version's file, then those in the dead letter topic where Kafka is set."""
-    yield from DeadLetters(Registry(current_settings().home).get(version).dead_letters_path).read()
+    yield from DeadLetters(registry().get(version).dead_letters_path).read()
     topic = _topic(version)
     if topic is not None:
         yield from topic.read()

@@ -6,11 +6,11 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-from cyclopts import Parameter
 from rich.live import Live
 
+from consumers.commands.arguments import Switch
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit, stderr
 from streaming.errors import UsageError
@@ -29,10 +29,10 @@ def demo(
     rate: float = 5000.0,
     seed: int = 1,
     server: bool = True,
-    ab: Annotated[bool, Parameter(negative=())] = False,
+    ab: Switch = False,
     challenger: Literal["better", "worse"] = "worse",
     plot: Path | None = None,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    json: Switch = False,
 ) -> int:
     """Learn a simulated stream live: the default learner beside popularity and beside the best possible.
 

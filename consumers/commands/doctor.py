@@ -12,11 +12,9 @@ import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 import consumers
+from consumers.commands.arguments import Switch
 from consumers.commands.context import current_settings, fallback_home
 from consumers.commands.output import emit, stderr, table
 from consumers.findings import Finding
@@ -31,7 +29,7 @@ CLOCK_RANGE_S = (1_735_689_600.0, 4_102_444_800.0)
 _LIBRARIES = ("numpy", "numba", "pyarrow", "rocksdict")
 
 
-def doctor(*, json: Annotated[bool, Parameter(negative=())] = False) -> int:
+def doctor(*, json: Switch = False) -> int:
     """Check that all is well on this machine: exit code 1 when something is not.
 
     Args:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from cyclopts import App
 
-from cyclopts import App, Parameter
-
+from consumers.commands.arguments import Switch
 from consumers.commands.context import current_settings
 from consumers.commands.experiment_parts import Arms, Measure, Outcome, Steering, arms, form, trial_of
+from consumers.commands.home import releases
 from consumers.commands.output import emit, table
-from consumers.commands.version_parts import Json, releases
 from consumers.experiment_status import newest, status_of
 from consumers.experiments import begin, blank, end, new_salt
 from consumers.outcomes_store import read_verdict
@@ -18,8 +17,6 @@ from streaming.errors import VersionError
 from streaming.experiments import Design, expected, winner
 
 app = App(name="experiment", help="Compare versions on users, with verdicts that may be looked at any time.")
-
-_Flag = Annotated[bool, Parameter(negative=())]
 
 
 @app.command
@@ -31,7 +28,7 @@ def create(
     outcome: Outcome,
     steering: Steering = Steering(),  # noqa: B008 — frozen, so one serves all calls
     why: str = "",
-    json: Json = False,
+    json: Switch = False,
 ) -> None:
     """Begin an experiment: its arms get their shares of the users at once.
 
@@ -56,7 +53,7 @@ def create(
 
 
 @app.command
-def status(name: str | None = None, /, *, json: Json = False) -> None:
+def status(name: str | None = None, /, *, json: Switch = False) -> None:
     """Show users, outcomes, lifts and verdicts, each with its reason; looking costs nothing.
 
     Parameters
@@ -70,7 +67,7 @@ def status(name: str | None = None, /, *, json: Json = False) -> None:
 
 
 @app.command
-def stop(name: str | None = None, /, *, why: str = "", json: Json = False) -> None:
+def stop(name: str | None = None, /, *, why: str = "", json: Switch = False) -> None:
     """End an experiment without a winner: all users get the promoted version, else the first arm.
 
     Parameters
@@ -89,7 +86,7 @@ def stop(name: str | None = None, /, *, why: str = "", json: Json = False) -> No
 
 @app.command
 def conclude(
-    name: str | None = None, /, *, promote: _Flag = False, why: str = "", json: Json = False
+    name: str | None = None, /, *, promote: Switch = False, why: str = "", json: Switch = False
 ) -> None:
     """End an experiment, and say which arm is best: a challenger only where it was shown to be better.
 
@@ -128,7 +125,7 @@ def plan(
     deviation: float | None = None,
     lift: float = 0.1,
     users_a_day: float | None = None,
-    json: Json = False,
+    json: Switch = False,
 ) -> None:
     """Estimate the users, and the days, until a verdict.
 

@@ -6,11 +6,11 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
-from cyclopts import Parameter
 
+from consumers.commands.arguments import Switch
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit, table
 from consumers.control import ask
@@ -29,7 +29,6 @@ from streaming.errors import FreshetError, StoreLockedError, UsageError
 
 _WAIT_S = 30.0  # for another process to give a store back, or for a worker that starts to listen
 _AGAIN_S = 0.2
-_Flag = Annotated[bool, Parameter(negative=())]
 
 
 class _Drop(NamedTuple):
@@ -44,11 +43,11 @@ def forget(
     id_: str | None = None,
     /,
     *,
-    undo: _Flag = False,
-    purge: _Flag = False,
-    drop_snapshots: _Flag = False,
-    drop_beginnings: _Flag = False,
-    json: _Flag = False,
+    undo: Switch = False,
+    purge: Switch = False,
+    drop_snapshots: Switch = False,
+    drop_beginnings: Switch = False,
+    json: Switch = False,
 ) -> int:
     """Forget a user or an item in all versions: rows, counts and bad records go, and do not come back.
 

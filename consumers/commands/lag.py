@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from cyclopts import Parameter
 from kafka import KafkaConsumer
 
+from consumers.commands.arguments import Switch
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit, table
 from consumers.kafka_settings import client_settings
@@ -14,7 +12,7 @@ from consumers.lag import Lag, read_lag
 from state.versions import Registry
 
 
-def lag(version: str | None = None, /, *, json: Annotated[bool, Parameter(negative=())] = False) -> int:
+def lag(version: str | None = None, /, *, json: Switch = False) -> int:
     """Show how far versions are behind their topics, by partition; also while their workers run.
 
     Positions are those of the last commits. The time behind is the age of the oldest record that waits, by

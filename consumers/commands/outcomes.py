@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from contextlib import ExitStack, closing
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import structlog
-from cyclopts import Parameter
 
+from consumers.commands.arguments import Switch
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit
 from consumers.event_rules import event_rules
@@ -25,16 +25,14 @@ from streaming.errors import VersionError
 
 logger = structlog.get_logger()
 
-_Flag = Annotated[bool, Parameter(negative=())]
-
 
 def outcomes(
     name: str | None = None,
     /,
     *,
-    until_end: _Flag = False,
+    until_end: Switch = False,
     on_lost_offsets: Literal["earliest", "latest", "stop"] = "stop",
-    json: _Flag = False,
+    json: Switch = False,
 ) -> int:
     """Join what was served with what happened since, and let the experiment's route follow.
 

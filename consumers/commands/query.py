@@ -8,6 +8,7 @@ from cyclopts import App, Parameter
 from rich.console import Group, RenderableType
 
 from consumers.catalogue_input import read_catalogue
+from consumers.commands.arguments import Switch
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit, pairs, table
 from consumers.commands.route import of as route_of
@@ -27,12 +28,11 @@ app = App(
     version_flags=(),
 )
 
-_Flag = Annotated[bool, Parameter(negative=())]
 _Count = Annotated[int, Parameter(name="-k")]
 
 
 @app.command
-def embedding(kind: Kind, id_: str, /, *, version: str | None = None, json: _Flag = False) -> None:
+def embedding(kind: Kind, id_: str, /, *, version: str | None = None, json: Switch = False) -> None:
     """Show the vector of a user or an item.
 
     Parameters
@@ -57,10 +57,10 @@ def recommend(
     /,
     *,
     k: _Count = 10,
-    include_recent: _Flag = False,
+    include_recent: Switch = False,
     category: str | None = None,
     version: str | None = None,
-    json: _Flag = False,
+    json: Switch = False,
 ) -> None:
     """Show the items that score highest for a user, and why; a user never seen gets what is popular.
 
@@ -95,7 +95,7 @@ def similar(
     by: Measure | None = None,
     category: str | None = None,
     version: str | None = None,
-    json: _Flag = False,
+    json: Switch = False,
 ) -> None:
     """Show the nearest items to an item, or the nearest users to a user.
 
@@ -126,7 +126,7 @@ def similar(
 
 
 @app.command
-def score(user: str, /, *items: str, version: str | None = None, json: _Flag = False) -> None:
+def score(user: str, /, *items: str, version: str | None = None, json: Switch = False) -> None:
     """Show the scores of items for a user.
 
     Parameters

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 from kafka import KafkaConsumer
 
+from consumers.commands.arguments import Switch
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit, pairs, progress, stderr
 from consumers.event_rules import event_rules
@@ -28,8 +29,8 @@ def replay(
     topic: str | None = None,
     speed: str = "max",
     timestamps: Timestamps = "event",
-    again: Annotated[bool, Parameter(negative=())] = False,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    again: Switch = False,
+    json: Switch = False,
 ) -> int:
     """Send the events of files to a Kafka topic, keyed by user.
 

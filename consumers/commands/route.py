@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import App, Parameter
+from cyclopts import App
 from rich.console import Group, RenderableType
 
+from consumers.commands.arguments import Switch
+from consumers.commands.home import releases
 from consumers.commands.output import emit, pairs, table
-from consumers.commands.version_parts import Json, releases
 from state.release_file import Assigned, Released
 from streaming.errors import UsageError, VersionError
 from streaming.routing import BUCKETS, HOLDOUT_SALT, Route, bucket_of, divided, in_buckets
@@ -24,7 +25,7 @@ def set_(
     holdout_version: str | None = None,
     salt: str | None = None,
     why: str = "",
-    json: Json = False,
+    json: Switch = False,
 ) -> None:
     """Give versions shares of the users; users move only from arms that shrink to arms that grow.
 
@@ -74,7 +75,7 @@ def override(
     version: str | None = None,
     /,
     *,
-    remove: Annotated[bool, Parameter(negative=())] = False,
+    remove: Switch = False,
     why: str = "",
 ) -> None:
     """Give a user one version, whatever the shares.
@@ -117,7 +118,7 @@ def clear(*, why: str = "") -> None:
 
 
 @app.command
-def show(*, json: Json = False) -> None:
+def show(*, json: Switch = False) -> None:
     """Show who gets which version.
 
     Parameters
@@ -130,7 +131,7 @@ def show(*, json: Json = False) -> None:
 
 
 @app.command(name="of")
-def of(user: str, /, *, json: Json = False) -> None:
+def of(user: str, /, *, json: Switch = False) -> None:
     """Show which version a user gets, and why.
 
     Parameters

@@ -9,14 +9,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from types import FrameType
-from typing import Annotated
 
 import structlog
 import uvicorn
-from cyclopts import Parameter
 from prometheus_client import CollectorRegistry
 
 from consumers.catalogue_input import followed_catalogue
+from consumers.commands.arguments import Switch
 from consumers.commands.context import current_settings
 from consumers.event_rules import event_rules
 from consumers.eventlog.segments import EVENTS, Segments
@@ -42,7 +41,7 @@ def serve(
     *,
     host: str | None = None,
     port: int | None = None,
-    openapi: Annotated[bool, Parameter(negative=())] = False,
+    openapi: Switch = False,
 ) -> int:
     """Answer queries over HTTP, and take events in.
 

@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
-from cyclopts import Parameter
 from kafka import KafkaConsumer
 
+from consumers.commands.arguments import Switch
 from consumers.commands.context import current_settings
 from consumers.commands.output import progress, stderr
 from consumers.file_records import Records
@@ -40,11 +40,11 @@ def simulate(
     dimension: int = 16,
     shift_at: int | None = None,
     start: int = 0,
-    truth: Annotated[bool, Parameter(negative=())] = False,
+    truth: Switch = False,
     to: Literal["file", "kafka"] = "file",
     topic: str | None = None,
     timestamps: Timestamps = "now",
-    again: Annotated[bool, Parameter(negative=())] = False,
+    again: Switch = False,
 ) -> None:
     """Write the events of a simulated stream whose true preferences are known.
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import Parameter
-
+from consumers.commands.arguments import Switch
 from consumers.commands.context import current_settings
+from consumers.commands.home import registry
 from consumers.commands.output import emit, progress
-from consumers.commands.version_parts import Json, client_of, registry
+from consumers.commands.version_parts import client_of
 from consumers.control import ask
 from state.versions import Version
 from streaming.errors import UsageError, VersionError
@@ -16,7 +16,7 @@ from streaming.errors import UsageError, VersionError
 _SHOWN = 20  # problems and differences on a terminal
 
 
-def verify(name: str, /, *, snapshot: int | None = None, json: Json = False) -> int:
+def verify(name: str, /, *, snapshot: int | None = None, json: Switch = False) -> int:
     """Check every checksum, and that rows, offsets, journal and counts agree; also while a worker runs.
 
     Parameters
@@ -56,9 +56,9 @@ def rebuild(
     /,
     *,
     from_snapshot: int | None = None,
-    replace: Annotated[bool, Parameter(negative=())] = False,
+    replace: Switch = False,
     format: str | None = None,
-    json: Json = False,
+    json: Switch = False,
 ) -> int:
     """Learn a version again from its log, and compare every key and value with its store.
 
@@ -110,7 +110,7 @@ def rebuild(
     return 0 if result.replaced or not result.found else 1
 
 
-def snapshot(name: str, /, *, json: Json = False) -> None:
+def snapshot(name: str, /, *, json: Switch = False) -> None:
     """Keep the version as it is now; a running worker commits first, and goes on.
 
     The oldest snapshots beyond worker.snapshots_kept go.

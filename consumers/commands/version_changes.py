@@ -7,9 +7,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from consumers.commands.arguments import Switch
 from consumers.commands.context import current_settings
+from consumers.commands.home import registry, releases
 from consumers.commands.output import emit, table
-from consumers.commands.version_parts import Json, client_of, given_of, registry, releases
+from consumers.commands.version_parts import client_of, given_of
 from consumers.control import ask
 from consumers.standing import must_be_ready, standings
 from state.ledger import Ledger
@@ -24,7 +26,7 @@ def fork(
     *,
     set_: Annotated[list[str] | None, Parameter(name="--set", negative=())] = None,
     why: str = "",
-    json: Json = False,
+    json: Switch = False,
 ) -> None:
     """Make a version that goes on from what another one has learned; a running worker goes on, too.
 
@@ -71,7 +73,7 @@ def promote(
     *,
     why: str = "",
     force: Annotated[str, Parameter(negative=())] = "",
-    json: Json = False,
+    json: Switch = False,
 ) -> None:
     """Make a version the champion: servers answer all users from it who have no override.
 
@@ -101,9 +103,7 @@ def promote(
     _tell(told, json)
 
 
-def rollback(
-    *, to_none: Annotated[bool, Parameter(negative=())] = False, why: str = "", json: Json = False
-) -> None:
+def rollback(*, to_none: Switch = False, why: str = "", json: Switch = False) -> None:
     """Go back to the champion that was replaced last.
 
     Parameters
@@ -122,7 +122,7 @@ def retire(
     name: str,
     /,
     *,
-    undo: Annotated[bool, Parameter(negative=())] = False,
+    undo: Switch = False,
     why: str = "",
 ) -> None:
     """Take a version out of service: it can be neither promoted nor routed to; what it learned stays.
@@ -145,7 +145,7 @@ def log(
     /,
     *,
     number: Annotated[int, Parameter(name="-n")] = 0,
-    json: Json = False,
+    json: Switch = False,
 ) -> None:
     """Show what was decided: when, what, about which version, why, and by whom.
 

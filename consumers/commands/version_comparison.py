@@ -6,8 +6,9 @@ from typing import Literal
 
 from rich.console import Group, RenderableType
 
+from consumers.commands.arguments import Switch
+from consumers.commands.home import registry
 from consumers.commands.output import emit, table
-from consumers.commands.version_parts import Json, registry
 from state.comparison import Compared, compare_versions
 from streaming.paired import Difference
 
@@ -21,7 +22,7 @@ _WORDS = {
 }
 
 
-def compare(a: str, b: str, /, *, measure: Measure = "hr@10", json: Json = False) -> None:
+def compare(a: str, b: str, /, *, measure: Measure = "hr@10", json: Switch = False) -> None:
     """Compare two versions on the same events, each predicted before it was learned.
 
     Both versions draw the same events where they have the same seed, as forks do. The difference is b - a

@@ -3,29 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import Parameter
-
-from consumers.commands.context import current_settings
 from consumers.kafka_settings import client_settings
 from consumers.settings import Settings, duration
-from state.releases import Releases
-from state.versions import Registry
 from streaming.errors import UsageError
-
-Json = Annotated[bool, Parameter(negative=())]
-Why = Annotated[str, Parameter(name="--why")]
-
-
-def registry() -> Registry:
-    """The versions of the home."""
-    return Registry(current_settings().home)
-
-
-def releases() -> Releases:
-    """Which version serves in the home."""
-    return Releases(current_settings().home)
 
 
 def given_of(pairs_given: list[str]) -> dict[str, Any]:

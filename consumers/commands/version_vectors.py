@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from consumers.commands.arguments import Switch
+from consumers.commands.home import registry
 from consumers.commands.output import emit, progress
-from consumers.commands.version_parts import Json, registry
 from streaming.errors import UsageError
 
 
-def export(name: str, /, *, to: Path, kind: Literal["item", "user"] = "item", json: Json = False) -> None:
+def export(name: str, /, *, to: Path, kind: Literal["item", "user"] = "item", json: Switch = False) -> None:
     """Write the vectors of a version's items or users to a parquet file; also while its worker runs.
 
     A user's vector includes what is pooled from the history: its inner product with an item's vector, plus

@@ -13,16 +13,11 @@ from typing import Annotated, Any
 import msgspec
 from cyclopts import App, Parameter
 
+from consumers.commands.arguments import Switch
 from consumers.commands.context import current_settings
+from consumers.commands.home import registry, releases
 from consumers.commands.output import emit, pairs, table
-from consumers.commands.version_parts import (
-    Json,
-    client_of,
-    given_of,
-    moment_of,
-    registry,
-    releases,
-)
+from consumers.commands.version_parts import client_of, given_of, moment_of
 from consumers.control import worker_of
 from consumers.standing import Standing, standings
 from state.directories import VersionDirectory
@@ -91,7 +86,7 @@ def create(
 
 
 @app.command(name="list")
-def list_(*, json: Json = False) -> None:
+def list_(*, json: Switch = False) -> None:
     """List all versions.
 
     Parameters
@@ -120,7 +115,7 @@ def list_(*, json: Json = False) -> None:
 
 
 @app.command
-def show(name: str, /, *, json: Json = False) -> None:
+def show(name: str, /, *, json: Switch = False) -> None:
     """Show what a version is, where it stands and how well it predicts; also while its worker runs.
 
     Its state is new (nothing learned yet), catching up, ready (as near to its log's end as
@@ -139,7 +134,7 @@ def show(name: str, /, *, json: Json = False) -> None:
 
 
 @app.command
-def delete(name: str, /, *, yes: Annotated[bool, Parameter(negative=())] = False, why: str = "") -> int:
+def delete(name: str, /, *, yes: Switch = False, why: str = "") -> int:
     """Remove a version, all it learned and its snapshots; also one whose files are damaged.
 
     Parameters

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import Parameter
 from rich.console import RenderableType
 from rich.live import Live
 
+from consumers.commands.arguments import Switch
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit, stderr, stdout, table
 from consumers.machine_metrics import announced_addresses
@@ -46,7 +46,7 @@ _FIRST_S = 1.0  # between the two readings that a rate needs
 def watch(
     *addresses: str,
     every: float = 2.0,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    json: Switch = False,
 ) -> int:
     """Show what running workers and servers are doing, until Ctrl-C.
 

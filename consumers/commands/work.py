@@ -12,6 +12,7 @@ import structlog
 from cyclopts import Parameter
 from prometheus_client import REGISTRY
 
+from consumers.commands.arguments import Switch
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit, progress
 from consumers.control import Control
@@ -48,13 +49,13 @@ def work(
     /,
     *,
     from_: Annotated[list[str] | None, Parameter(name="--from", consume_multiple=True, negative=())] = None,
-    until_end: Annotated[bool, Parameter(negative=())] = False,
-    follow: Annotated[bool, Parameter(negative=())] = False,
+    until_end: Switch = False,
+    follow: Switch = False,
     format: str | None = None,
     start: str = "earliest",
     on_lost_offsets: Literal["earliest", "latest", "stop"] = "stop",
-    take_over: Annotated[bool, Parameter(negative=())] = False,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    take_over: Switch = False,
+    json: Switch = False,
 ) -> int:
     """Learn events into a version, and keep rows and offsets together in its store.
 
