@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from threading import Event as Flag
 from threading import Thread
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-import msgspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 import structlog
 
-from consumers.catalogue_records import NoItemError, item_of
-from consumers.eventlog.files import format_of
-from consumers.eventlog.lines import FileBytes
 from consumers.settings import Settings
-from state.catalogue import Catalogue, CatalogueItem
-from streaming.errors import FreshetError, InputError, InputFormatError
+from state.catalogue import Catalogue
+from streaming.errors import FreshetError
 
 logger = structlog.get_logger()
 
 KEPT = 100  # refused records that are kept to be shown
-_PIECE = 10_000  # records that go into the catalogue at one go
-_SETTLES = 5  # times that a file which is being written is read again at the start
 _LOOK_S = 1.0  # between two looks for changes
 
 
@@ -78,126 +68,6 @@ class CatalogueInput(Protocol):
         ...
 
 
-class CatalogueFile:
-    """A catalogue in a file: all of it is read again whenever the file changes. Later records win.
-
-    Args:
-        path: .jsonl, .ndjson, .json, .csv, .tsv (each also with .gz or .zst) or .parquet.
-
-    Raises:
-        InputFormatError: its name promises no known format.
-    """
-
-    def __init__(self, path: str, settings: Settings) -> None:
-        self.path, self._settings = os.path.abspath(path), settings
-        self._format = format_of(path)
-        self.catalogue = _empty(settings)
-        self._read: tuple[int, ...] | None = None  # how the file stood when it was read
-
-    def refresh(self) -> Reading | None:
-        """Read the file again where it has changed.
-
-        Raises:
-            InputError: it cannot be read; the catalogue stays as it is.
-        """
-        stood = self._stands()
-        if stood == self._read:
-            return None
-        for _ in range(_SETTLES if self._read is None else 1):
-            reading, filled = Reading(), self.catalogue.blank()
-            self._fill(filled, reading)
-            if reading.records and reading.refused == reading.records:
-                first = reading.shown[0]
-                raise InputFormatError(
-                    f"{self.path}: none of its {reading.records} records is an item; {first.place}: "
-                    f"{first.reason}. Correct the file, or the names in items.fields."
-                )
-            before, stood = stood, self._stands()
-            if stood == before:
-                self.catalogue.adopt(filled)
-                self._read = stood
-                return reading
-        if self._read is None:
-            raise InputError(f"{self.path} is written all the time. Write a new file and rename it to this.")
-        return None  # it is being written; the next look finds it whole
-
-    def close(self) -> None:
-        """Nothing is open between two readings."""
-
-    def _stands(self) -> tuple[int, ...]:
-        try:
-            status = os.stat(self.path)
-        except OSError as error:
-            raise InputError(
-                f"the catalogue {self.path} cannot be read ({error.strerror}). Correct items.file, or put "
-                "the file there."
-            ) from error
-        return status.st_ino, status.st_mtime_ns, status.st_size
-
-    def _fill(self, catalogue: Catalogue, reading: Reading) -> None:
-        fields, longest = self._settings.items.fields, self._settings.events.max_id_bytes
-        cells = self._format in ("csv", "tsv")
-        piece: dict[str, CatalogueItem | None] = {}
-        for place, record in self._records():
-            reading.records += 1
-            try:
-                if isinstance(record, NoItemError):
-                    raise record
-                item = item_of(record, fields, longest, cells=cells)
-            except NoItemError as error:
-                reading.refuse(place, str(error))
-                continue
-            piece[item.item] = item
-            if len(piece) == _PIECE:
-                catalogue.update(piece)
-                piece.clear()
-        catalogue.update(piece)
-
-    def _records(self) -> Iterator[tuple[str, object]]:
-        """(place, record) of the file; in place of a record that cannot be read, why."""
-        if self._format == "parquet":
-            yield from self._rows_of_parquet()
-        elif self._format == "jsonl":
-            for number, line in enumerate(_lines(self.path), 1):
-                if line.strip():
-                    yield f"line {number}", _json(line)
-        else:
-            yield from self._rows_of_csv()
-
-    def _rows_of_parquet(self) -> Iterator[tuple[str, object]]:
-        number = 0
-        try:
-            with pq.ParquetFile(self.path) as file:
-                for batch in file.iter_batches(_PIECE):
-                    for record in batch.to_pylist():
-                        number += 1
-                        yield f"row {number}", record
-        except (pa.ArrowInvalid, OSError) as error:
-            raise InputFormatError(
-                f"{self.path} after row {number}: this is no whole parquet file ({error}). Write it again."
-            ) from error
-
-    def _rows_of_csv(self) -> Iterator[tuple[str, object]]:
-        lines = (line.decode("utf-8", "surrogateescape") for line in _lines(self.path))
-        rows = csv.reader(lines, delimiter="\t" if self._format == "tsv" else ",", strict=True)
-        header = [name.removeprefix("\ufeff") for name in next(rows, [])]
-        while True:
-            place = f"line {rows.line_num + 1}"
-            try:
-                row = next(rows)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield place, NoItemError(f"the row cannot be read: {error}")
-                continue
-            if len(row) > len(header):
-                yield place, NoItemError(f"expected {len(header)} cells as in the header, got {len(row)}")
-            elif not _is_text(row):
-                yield place, NoItemError("expected UTF-8, got other bytes")
-            elif row:
-                yield place, dict(zip(header, row, strict=False))
-
-
 def open_catalogue(settings: Settings) -> CatalogueInput | None:
     """The catalogue that the settings name, not read yet; None where they name none.
 
@@ -207,6 +77,8 @@ def open_catalogue(settings: Settings) -> CatalogueInput | None:
         BrokerError: Kafka cannot be reached, or has no such topic.
     """
     if settings.items.file:
+        from consumers.catalogue_file import CatalogueFile  # loads Arrow
+
         return CatalogueFile(settings.items.file, settings)
     if settings.items.topic:
         from consumers.catalogue_topic import CatalogueTopic  # loads Kafka's client
@@ -282,36 +154,3 @@ def tell(reading: Reading | None) -> None:
         )
     else:
         logger.debug("catalogue_read", records=reading.records)
-
-
-def _empty(settings: Settings) -> Catalogue:
-    return Catalogue(serve_unlisted=settings.items.unlisted == "serve")
-
-
-def _is_text(row: list[str]) -> bool:
-    """Whether the bytes of all cells were UTF-8."""
-    try:
-        "".join(row).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _json(line: bytes) -> Any:
-    try:
-        return msgspec.json.decode(line)
-    except msgspec.DecodeError as error:
-        return NoItemError(f"expected JSON, got what is none: {error}")
-
-
-def _lines(path: str) -> Iterator[bytes]:
-    """Lines with their ends; the last one may have none."""
-    file, rest = FileBytes(path), b""
-    try:
-        while block := file.read(0):
-            *lines, rest = (rest + block).split(b"\n")
-            yield from (line + b"\n" for line in lines)
-        if rest:
-            yield rest
-    finally:
-        file.close()

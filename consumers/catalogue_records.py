@@ -85,38 +85,57 @@ def _categories(given: object, name: str, cells: bool) -> tuple[str, ...]:
 
 def _features(record: Mapping[str, Any], fields: ItemFields, cells: bool) -> dict[str, Feature]:
     own = (fields.item, fields.available, fields.categories, fields.features)
-    given = {name: value for name, value in record.items() if name not in own}
+    found: dict[str, Feature] = {}
+    for name, value in record.items():
+        if name not in own:
+            _add_feature(found, name, value, cells)
     named = record.get(fields.features)
     if isinstance(named, dict):
-        given |= named
+        for name, value in named.items():
+            _add_feature(found, name, value, cells)
     elif named is not None:
-        given[fields.features] = named
-    found: dict[str, Feature] = {}
-    for name, value in given.items():
-        feature = _number(value) if cells and isinstance(value, str) else value
-        if feature is None or (cells and feature == ""):
-            continue
-        if not _is_feature(feature):
-            raise NoItemError(
-                f'the feature "{name}" must be a finite number, a text, true or false, or a list of numbers, '
-                f"got {_shown(value)}"
-            )
-        found[name] = feature
+        _add_feature(found, fields.features, named, cells)
     return found
 
 
-def _is_feature(value: object) -> bool:
-    if isinstance(value, list):
-        return all(_is_number(each) for each in value)
-    return isinstance(value, str | bool) or _is_number(value)
+def _add_feature(found: dict[str, Feature], name: str, value: Any, cells: bool) -> None:
+    """Take a feature in; nothing stands for no feature.
+
+    Raises:
+        NoItemError: its value cannot be one.
+    """
+    kind = type(value)
+    if kind is str and cells:
+        if value:
+            found[name] = _number(value)
+    elif (
+        kind is str
+        or kind is bool
+        or _is_number(value)
+        or (kind is list and all(_is_number(each) for each in value))
+    ):
+        found[name] = value
+    elif value is not None:
+        raise NoItemError(
+            f'the feature "{name}" must be a finite number, a text, true or false, or a list of numbers, '
+            f"got {_shown(value)}"
+        )
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _is_number(value: Any) -> bool:
+    kind = type(value)
+    return kind is int or (kind is float and math.isfinite(value))
+
+
+def _is_list(value: Any) -> bool:
+    return type(value) is list and all(map(_is_number, value))
 
 
 def _number(text: str) -> int | float | str:
     """A number in a cell, else its text."""
+    head = text.lstrip()[:1]
+    if not head.isdecimal() and head not in ("+", "-", "."):
+        return text
     for kind in (int, float):
         try:
             found = kind(text)

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import msgspec
 from cyclopts import App, Parameter
 
-from consumers.catalogue_input import CatalogueFile, CatalogueInput, Reading, open_catalogue
+from consumers.catalogue_file import CatalogueFile
+from consumers.catalogue_input import CatalogueInput, Reading, open_catalogue
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit, pairs, table
 from streaming.errors import SettingError, UnknownIdError

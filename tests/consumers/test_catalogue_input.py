@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+from datetime import datetime
 from pathlib import Path
+from random import Random
 from threading import Event as Flag
 from threading import Thread
 from typing import Any
@@ -13,8 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from consumers import catalogue_file
 from consumers import catalogue_input as module
-from consumers.catalogue_input import CatalogueFile, Reading, follow
+from consumers.catalogue_file import CatalogueFile
+from consumers.catalogue_input import Reading, follow
+from consumers.catalogue_pieces import pieces_of
 from consumers.cli import main
 from consumers.settings import ItemFields, ItemSettings, Settings
 from state.catalogue import CatalogueItem
@@ -113,6 +119,108 @@ def test_file_is_read_again_when_it_changes_and_kept_when_it_is_broken(tmp_path:
     with pytest.raises(InputError, match=r"items\.file"):
         source.refresh()
     assert len(source.catalogue) == 2
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("few", [3, 1000])
+def test_file_that_is_changed_is_as_one_read_for_the_first_time(
+    tmp_path: Path, suffix: str, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue_file, "_FEW", few)
+    random, path = Random(few), tmp_path / f"items.{suffix}"
+    records = [record(random) for _ in range(12)]
+    written(path, records)
+    source, _ = read(path)
+    for _ in range(60):
+        for _ in range(random.choice((1, 1, 4))):
+            edit(records, random)
+        written(path, records)
+        reading = source.refresh()
+        fresh, expected = read(path)
+        assert reading in (expected, None)  # None where it is the same file again
+        assert len(source.catalogue) == len(fresh.catalogue)
+        for name in NAMES:
+            assert source.catalogue.item(name) == fresh.catalogue.item(name)
+
+
+NAMES = [f"i{k}" for k in range(9)]
+
+
+def record(random: Random) -> dict[str, Any]:
+    """Often of an item that others are of; now and then none at all."""
+    name = random.choice(NAMES) if random.random() < 0.9 else ""
+    categories = random.sample(("a", "b|c", "d"), random.randrange(3)) if random.random() < 0.7 else None
+    return {
+        "item": name,
+        "available": random.choice((True, False, None)),
+        "categories": categories,
+        "price": random.choice((None, 1.5, 2.5)),
+        "brand": random.choice((None, "é", 'x"\ny')),
+    }
+
+
+def edit(records: list[dict[str, Any]], random: Random) -> None:
+    """Put a record in, in the place of another, or take one out; or put them in another order."""
+    kind, place = random.randrange(5), random.randrange(len(records))
+    if kind == 0:
+        records.append(record(random))
+    elif kind == 1:
+        records.insert(place, random.choice(records))
+    elif kind == 2:
+        records[place] = record(random)
+    elif kind == 3 and len(records) > 5:
+        del records[place]
+    else:
+        random.shuffle(records)
+
+
+def written(path: Path, records: list[dict[str, Any]]) -> None:
+    half = path.with_name("half")
+    if path.suffix == ".jsonl":
+        half.write_text("".join(json.dumps(record) + "\n" for record in records))
+    elif path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(records), half)
+    else:
+        with half.open("w", newline="") as file:
+            rows = csv.DictWriter(file, list(records[0]))
+            rows.writeheader()
+            rows.writerows({**one, "categories": "|".join(one["categories"] or ())} for one in records)
+    os.replace(half, path)
+
+
+def test_same_cells_under_another_header_are_another_record(tmp_path: Path) -> None:
+    path = tmp_path / "items.csv"
+    path.write_text("item,size,weight\na,1,2\n")
+    source, _ = read(path)
+    path.write_text("item,weight,size\na,1,2\n")
+    os.utime(path, ns=(1, 1))
+    assert source.refresh() == Reading(records=1)
+    assert source.catalogue.item("a") == CatalogueItem("a", features={"weight": 1, "size": 2})
+
+
+def test_values_of_any_type_in_parquet_tell_records_apart(tmp_path: Path) -> None:
+    path = tmp_path / "items.parquet"
+    columns: dict[str, list[Any]] = {
+        "text": ["a", "", None],
+        "list": [[1.5], [], None],
+        "nested": [{"a": 1, "b": ["x"]}, {"a": None, "b": []}, None],
+        "flag": [True, False, None],
+        "number": [1, 0, None],
+        "float": [-0.5, 0.0, None],
+        "moment": [datetime(2026, 1, 1), datetime(2026, 1, 2), None],
+        "nothing": [None, None, None],
+    }
+    rows = [
+        {"item": "x", **{name: values[0] for name, values in columns.items()}, changed: values[k]}
+        for changed, values in columns.items()
+        for k in range(3)
+    ]
+    table = pa.Table.from_pylist(rows)
+    pq.write_table(table.set_column(1, "text", table["text"].dictionary_encode()), path)
+    (piece,) = pieces_of(str(path), "parquet")
+    texts = [repr(row) for row in rows]
+    assert len(set(piece.hashes.tolist())) == len(set(texts)) == 15
+    assert [record for _, _, record in piece.decoded([3, 5])] == [rows[3], rows[5]]
 
 
 def test_follower_takes_changes_in_and_outlives_errors(
