@@ -390,10 +390,10 @@ def test_many_posts_at_once_are_all_durable(tmp_path: Path) -> None:
 def test_log_that_takes_nothing_is_not_waited_for_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("consumers.server_events._WRITE_S", 0.1)
     event = {"user": "ann", "item": "tea"}
     with client(tmp_path) as api:
         assert api.post("/v1/events", json=event).status_code == 200
+        monkeypatch.setattr("consumers.server_events._WRITE_S", 0.1)
         with (tmp_path / "events" / "lock").open("a") as lock:  # as a process that was stopped has it
             fcntl.flock(lock, fcntl.LOCK_EX)
             told(api.post("/v1/events", json=event), 503, "unavailable")

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 
+from consumers import posting, server_events
 from consumers.broker import Broker
 from consumers.dead_letter_topic import dead_letter_topic
 
@@ -64,6 +65,16 @@ class Given:
 
     def __init__(self, bootstrap: str) -> None:
         self.bootstrap = bootstrap
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let posts wait as long as a machine may stall; a server would have told its client before."""
+    for name in ("max_block_ms", "request_timeout_ms"):
+        monkeypatch.setitem(posting._PRODUCER, name, int(1e3 * WAIT_S))
+    monkeypatch.setitem(posting._PRODUCER, "delivery_timeout_ms", int(2e3 * WAIT_S))
+    monkeypatch.setattr(posting, "_WAIT_S", WAIT_S)
+    monkeypatch.setattr(server_events, "_WRITE_S", 2 * WAIT_S)
 
 
 @pytest.fixture(scope="session")

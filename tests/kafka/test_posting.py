@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import pytest
 from kafka import KafkaConsumer, TopicPartition
 from starlette.testclient import TestClient
 
+from consumers import posting
 from consumers.posting import Intake, KafkaPosts
 from consumers.server import build
 from consumers.serving import Serving
@@ -19,7 +21,7 @@ from tests.kafka.conftest import Reachable
 
 
 @contextmanager
-def posting(home: Path, bootstrap: str, topic: str, reached_ms: int = 60_000) -> Iterator[TestClient]:
+def posting_to(home: Path, bootstrap: str, topic: str, reached_ms: int = 60_000) -> Iterator[TestClient]:
     """A client of a server that posts to a topic."""
     log = KafkaPosts(topic, {"bootstrap_servers": bootstrap, "bootstrap_timeout_ms": reached_ms})
     with closing(Serving(home)) as serving, closing(Intake(log)) as intake:
@@ -33,7 +35,7 @@ def test_posted_events_are_in_the_topic_keyed_by_user(
 ) -> None:
     topic = new_topic(partitions=4)
     events = [{"user": f"u{k % 5}", "item": f"i{k}", "ts": 1_700_000_000 + k} for k in range(40)]
-    with posting(tmp_path, broker.bootstrap, topic) as api:
+    with posting_to(tmp_path, broker.bootstrap, topic) as api:
         assert api.post("/v1/events", json=events).json() == {"events": 40, "log": "kafka"}
         assert api.post("/v1/events", json={"user": "u1", "item": "now"}).status_code == 200
         assert api.post("/v1/events", json=[*events, {"user": 1.5}]).status_code == 422
@@ -54,13 +56,14 @@ def test_posted_events_are_in_the_topic_keyed_by_user(
 
 
 def test_topic_that_is_missing_or_out_of_reach_is_said_and_nothing_breaks(
-    broker: Reachable, tmp_path: Path
+    broker: Reachable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with posting(tmp_path, broker.bootstrap, "freshet-test-nowhere") as api:
+    monkeypatch.setitem(posting._PRODUCER, "max_block_ms", 1_000)
+    with posting_to(tmp_path, broker.bootstrap, "freshet-test-nowhere") as api:
         answer = api.post("/v1/events", json={"user": "u", "item": "i"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
         assert "freshet-test-nowhere" in answer.json()["error"]["message"]
-    with posting(tmp_path, "127.0.0.1:1", "events", 300) as api:
+    with posting_to(tmp_path, "127.0.0.1:1", "events", 300) as api:
         answer = api.post("/v1/events", json={"user": "u", "item": "i"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
         assert api.get("/livez").status_code == 200
