@@ -45,7 +45,9 @@ function tellTrouble(found) {
   }
   const place = $("experiment-trouble");
   place.hidden = !words.length;
-  if (place.textContent !== words.join(" ")) place.textContent = words.join(" ");
+  if (place.dataset.words === words.join("\n")) return;
+  place.dataset.words = words.join("\n");
+  place.replaceChildren(...words.map((one) => make("span", {}, one)));
 }
 
 const signed = (value) => (known(value) ? (value < 0 ? "−" : "+") + percent(Math.abs(value)) : "–");
@@ -63,7 +65,7 @@ function drawArms(found) {
       make("td", { class: "rest" }, number(one.users_with_outcome)),
       make("td", {}, mean),
       make("td", {}, other ? signed(other.lift) : "", ...(interval ? [make("br"), make("small", {}, interval)] : [])),
-      make("td", { class: "verdict" }, other ? make("b", { class: other.verdict }, VERDICTS[other.verdict] || other.verdict) : "compared with",
+      make("td", { class: "verdict" }, other ? make("b", { class: other.verdict }, VERDICTS[other.verdict] || other.verdict) : "baseline",
         ...(other ? [make("small", { class: "rest" }, make("br"), other.reason)] : [])));
   });
   $("experiment-arms").replaceChildren(
@@ -90,7 +92,7 @@ function drawLifts(found) {
   for (let lift = low; lift <= high + 1e-9; lift += step) {
     const zero = Math.abs(lift) < step / 2;
     parts.push(draw("line", { class: zero ? "zero" : "grid", x1: left, x2: width - right, y1: y(lift), y2: y(lift) }));
-    parts.push(draw("text", { x: left - 8, y: y(lift) + 4, "text-anchor": "end" }, zero ? "0 %" : signed(lift).replace(".0 %", " %")));
+    parts.push(draw("text", { x: left - 8, y: y(lift) + 4, "text-anchor": "end" }, zero ? "0\u00a0%" : rounded(signed(lift))));
   }
   const along = nice(most, width < 500 ? 3 : 6);
   for (let users = along; users <= most; users += along) {

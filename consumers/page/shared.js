@@ -6,7 +6,7 @@ const $ = (id) => document.getElementById(id);
 const SPACE = $("curve").namespaceURI;
 
 const state = {
-  picture: null, curves: {}, experiment: null, history: {}, hues: new Map(), arrived: 0, source: null,
+  picture: null, curves: {}, experiment: null, history: {}, hues: new Map(), arrived: 0, first: null, source: null,
   map: null, view: null, mapVersion: null, places: new Map(), chosen: null, neighbours: [], words: new Map(),
 };
 
@@ -33,7 +33,8 @@ const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const short = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 const number = (value) => (known(value) ? whole.format(value) : "–");
 const brief = (value) => (!known(value) ? "–" : Math.abs(value) < 1e7 ? whole.format(value) : short.format(value));
-const percent = (value) => (known(value) ? (100 * value).toFixed(1) + " %" : "–");
+const percent = (value) => (known(value) ? (100 * value).toFixed(1) + "\u00a0%" : "–"); // a number keeps its unit
+const rounded = (text) => text.replace(".0\u00a0%", "\u00a0%");
 
 function span(seconds) {
   if (!known(seconds)) return "–";

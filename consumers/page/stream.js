@@ -19,6 +19,7 @@ function connect() {
   source.addEventListener("picture", (event) => {
     state.picture = JSON.parse(event.data);
     state.arrived = performance.now();
+    state.first ??= state.arrived;
     remember(state.picture);
     drawVersions();
     offerMaps();

@@ -82,7 +82,7 @@ function fill(card, one) {
   const still = one.state === "bad" || one.state === "idle" || (one.metrics_age_s ?? 0) > OLD_S;
   card.box.className = `card ${one.state} ${hue(one.version)}${still ? " stale" : ""}`;
   const role = { champion: "champion", share: "takes a share", retired: "retired" }[one.arm] || "takes no traffic";
-  const share = one.arm && known(one.share) && one.share > 0 ? " · " + percent(one.share).replace(".0 %", " %") : "";
+  const share = one.arm && known(one.share) && one.share > 0 ? " · " + rounded(percent(one.share)) : "";
   card.tag.textContent = role + share;
   card.words.textContent = one.words;
   const put = (key, value, unit) => {
