@@ -21,6 +21,7 @@ from consumers.machine_metrics import MachineMetrics, build_info
 from consumers.metrics import WorkerMetrics
 from consumers.outcomes_metrics import OutcomeMetrics
 from consumers.server_edge import ServerMetrics
+from consumers.sessions_metrics import SessionMetrics
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
 
@@ -28,6 +29,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
 PROCESSES: dict[str, tuple[Callable[[CollectorRegistry], object], ...]] = {
     "work": (WorkerMetrics, lambda registry: MachineMetrics(Path(), registry)),
     "serve": (ServerMetrics, ExposureMetrics, build_info),
+    "sessions": (SessionMetrics, build_info),
     "outcomes": (OutcomeMetrics, build_info),
 }
 # Of prometheus-client's own process collector, in every process; the rules and dashboards use these.

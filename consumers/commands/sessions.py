@@ -24,6 +24,7 @@ from consumers.event_rules import event_rules, rules_text
 from consumers.eventlog.files import FilesLog
 from consumers.eventlog.segments import EVENTS
 from consumers.live import live_arena
+from consumers.machine_metrics import build_info
 from consumers.metrics_server import metrics_page
 from consumers.settings import Settings
 from consumers.signals import stop_on_signals
@@ -195,6 +196,7 @@ def _run(
             log_confirm()
         must_belong(directory)
 
+    build_info(REGISTRY)
     logger.info("kernels_compiling", takes="up to a minute, the first time")
     control = Control(Holder(directory, sequences.store, lambda: sequences))
     with (
