@@ -99,7 +99,10 @@ class Joiner:
         self._moved = moved
         self._pending: dict[str, _Pending] = {}
         self._closing: list[tuple[int, str]] = []  # heap of (end of the window, user); old ends are skipped
-        self._waiting: list[tuple[int, str]] = []  # heap of (latest exposure that could precede it, user)
+        # Users with events that wait for an exposure, by the grain in which the latest one could lie.
+        self._grain = max(1, lateness_us // 64)
+        self._waiting: dict[int, list[str]] = {}
+        self._grains: list[int] = []  # heap of its keys
 
     @property
     def watermark(self) -> int | None:
@@ -165,7 +168,16 @@ class Joiner:
             changed(user)
             insort(held.events, event)
             if not held.exposures or event.ts + skew < held.exposures[0].ts:
-                heappush(self._waiting, (event.ts + skew, user))
+                self._wait(user, event.ts + skew)
+
+    def _wait(self, user: str, ts: int) -> None:
+        """Look at a user's events again once no exposure up to `ts` can come any more."""
+        grain = ts // self._grain
+        users = self._waiting.get(grain)
+        if users is None:
+            users = self._waiting[grain] = []
+            heappush(self._grains, grain)
+        users.append(user)
 
     def _arrived(
         self, source: str, records: Sequence[tuple[str, Exposure | Happening]], among: Among | None
@@ -195,9 +207,10 @@ class Joiner:
             held = self._pending.get(user)
             if held is not None and held.exposures and held.exposures[0].ts + self.window_us == end:
                 outcomes.append(self._leave(user, held, end))
-        while self._waiting and self._waiting[0][0] < watermark:
-            _, user = heappop(self._waiting)
-            self._drop_unexposed(user, watermark)
+        passed = watermark // self._grain
+        while self._grains and self._grains[0] < passed:
+            for user in self._waiting.pop(heappop(self._grains)):
+                self._drop_unexposed(user, passed * self._grain)
         return outcomes
 
     def forget(self, user: str) -> None:
@@ -206,21 +219,24 @@ class Joiner:
         self.entered.discard(user)
         self.changed.add(user)
 
-    def _drop_unexposed(self, user: str, watermark: int) -> None:
-        """Let go of a user's events that no exposure precedes, and none can any more."""
+    def _drop_unexposed(self, user: str, passed: int) -> None:
+        """Let go of a user's events that no exposure precedes, and none before `passed` can any more."""
         held = self._pending.get(user)
         if held is None:
             return
+        if not held.exposures and held.events[-1].ts + self.skew_us < passed:
+            self.counts.unexposed += len(held.events)
+            self.changed.add(user)
+            del self._pending[user]
+            return
         # By the first exposure and the watermark alone, so that it is the same whichever came first.
-        before = min(watermark, held.exposures[0].ts) if held.exposures else watermark
+        before = min(passed, held.exposures[0].ts) if held.exposures else passed
         kept = [event for event in held.events if event.ts + self.skew_us >= before]
         if len(kept) == len(held.events):
             return
         self.counts.unexposed += len(held.events) - len(kept)
         held.events = kept
         self.changed.add(user)
-        if not (kept or held.exposures):
-            del self._pending[user]
 
     def _leave(self, user: str, held: _Pending, end: int) -> Outcome:
         """The window of a user has closed: count, join, remember that the user has entered."""
@@ -298,7 +314,7 @@ class Joiner:
             for event in held.events:
                 if first is not None and event.ts + self.skew_us >= first:
                     break
-                heappush(self._waiting, (event.ts + self.skew_us, user))
+                self._wait(user, event.ts + self.skew_us)
 
 
 def _first_of_each_id(exposures: list[Exposure]) -> list[Exposure]:
