@@ -21,7 +21,8 @@ from state.erasure import check_forgotten, list_size
 from state.learned import Learned
 from state.ledger import Ledger
 from state.live import LiveTables, boot
-from state.live_view import LiveVersion, TablesMovedError
+from state.live_rows import TablesMovedError
+from state.live_view import LiveVersion
 from state.rocksdb import RocksStore
 from state.sequences_directory import sequences_of
 from state.sequences_reader import SequenceTables

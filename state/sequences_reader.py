@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from state.ids import IdArrays, IdTable
 from state.live import LiveTables, boot, run_of
-from state.live_view import LiveUsers, TablesMovedError
+from state.live_rows import LiveUsers, TablesMovedError
 from state.sequences_directory import FACT_DIMENSION, FACT_IDLE, FACT_MODE, MODES, SequenceDirectory
 from streaming.errors import StoreError
 from streaming.learners.contract import History, Rows

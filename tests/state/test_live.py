@@ -22,7 +22,7 @@ from state.answers import Answers, answers_of
 from state.arena import DONE
 from state.learned import Learned
 from state.live import SHARED_MEMORY, LiveArena, LiveTables, discard, sweep
-from state.live_view import copy_rows
+from state.live_rows import copy_rows
 from state.reader import Reader
 from state.spec import new_spec
 from state.versions import Registry, Version
