@@ -14,26 +14,20 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from state.expiry import Expiry
+from state.audit_rows import BATCH, Limits, Pairs, RowAudit
 from state.findings import Findings
-from state.items import ItemTable
 from state.ledger import JournalSlice, Source, unsealed
 from state.lineage import LINEAGE
-from state.memory import MemoryStore
 from state.parameters import parameter_key
 from state.recent import RING_BLOCK, ring_key
-from state.rows import RowArrays, RowCodec
 from state.spec import Spec
 from state.store import FORMAT, Store
-from state.users import UserTable
 from streaming import learners
 from streaming.errors import CorruptRowError, StoreError
 from streaming.evaluation import EVALUATED, NEWEST, NEWEST_BLOCK, Prequential
 from streaming.learners.model import ITEM, USER
 
-_BATCH = 1024  # rows decoded at a time: the capacity of new tables
 _SLICE = struct.Struct("<IQQ")
 _COUNT = struct.Struct("<dQ")
 _UNKNOWN = 2**62  # stands for a limit that is missing or damaged: nothing is above it
@@ -62,12 +56,9 @@ def verify(store: Store, spec: Spec, observe: Callable[[int], None] | None = Non
     return found
 
 
-def _batches(pairs: Iterator[tuple[bytes, bytes]]) -> Iterator[list[tuple[bytes, bytes]]]:
-    while batch := list(islice(pairs, _BATCH)):
+def _batches(pairs: Iterator[tuple[bytes, bytes]]) -> Iterator[Pairs]:
+    while batch := list(islice(pairs, BATCH)):
         yield batch
-
-
-Pairs = list[tuple[bytes, bytes]]
 
 
 class _Audit:
@@ -80,10 +71,6 @@ class _Audit:
         options = learners.options_of(learner, spec.options)
         self._layout = learner.layout(options)
         self._params = learner.parameters(options)
-        self._users = UserTable(self._layout, spec.seed, MemoryStore(), _BATCH).arrays()
-        self._items = ItemTable(self._layout, spec.seed).arrays()
-        self._codecs = {USER: RowCodec(USER, self._layout), ITEM: RowCodec(ITEM, self._layout)}
-        self._expiry = Expiry(spec.users_live_s, spec.items_live_s)
         ledger, tables = self._json(b"mledger"), self._json(b"mtables")
         self._comparable = ledger is not None and tables is not None
         self._ledger = ledger or dict.fromkeys(("number", "learned", "bad", "watermark"), _UNKNOWN)
@@ -94,21 +81,22 @@ class _Audit:
         self._next: dict[int, int] = {}  # partition → where the journal has got to
         self._journalled: dict[int, int] = {}  # partition → offsets in its slices
         self._slices = 0
-        self._slots: list[NDArray[np.int32]] = []
-        self._serials: list[NDArray[np.int32]] = []
-        self._learned = {USER: 0, ITEM: 0}  # sum of the events of the rows
+        limits = Limits(self._ledger["number"], self._ledger["watermark"], self._tables["next_serial"])
+        self._rows = RowAudit(
+            store, spec, self._layout, limits, self.findings, sources=lambda: len(self._sources)
+        )
         self._index = 0
         self.checks: dict[bytes, Callable[[Pairs], None]] = {
             b"c": self._counts,
             b"d": self._index_keys,
             b"e": self._evaluated,
-            b"i": self._item_rows,
+            b"i": self._rows.item_rows,
             b"j": self._journal,
             b"m": self._named,
             b"o": self._offsets,
             b"p": self._parameters,
             b"r": self._ring,
-            b"u": self._user_rows,
+            b"u": self._rows.user_rows,
         }
 
     def unknown(self, pairs: Pairs) -> None:
@@ -225,75 +213,8 @@ class _Audit:
             serials = np.frombuffer(payload, np.int32)
             if start >= size or len(serials) != min(RING_BLOCK, size - start):
                 self.findings.add(key, "this block of the ring of recent items has another size.")
-            elif not self._known(serials[: max(0, filled - start)]).all():
+            elif not self._rows.known(serials[: max(0, filled - start)]).all():
                 self.findings.add(key, "a recent item has a serial that was never given.")
-
-    # -- rows -----------------------------------------------------------------------------------
-
-    def _known(self, serials: NDArray[np.int32]) -> NDArray[np.bool_]:
-        known: NDArray[np.bool_] = (serials >= 0) & (serials < self._tables["next_serial"])
-        return known
-
-    def _decoded(self, kind: int, arrays: RowArrays, pairs: Pairs) -> list[bytes]:
-        """Keys of the rows that can be read; they lie in slots 0, 1, … of `arrays`."""
-        codec = self._codecs[kind]
-        keys, values = [key for key, _ in pairs], [value for _, value in pairs]
-        try:
-            codec.decode(arrays, np.arange(len(keys)), keys, values)
-            return keys
-        except CorruptRowError:
-            good: list[bytes] = []
-        for key, value in pairs:
-            try:
-                codec.decode(arrays, np.array([len(good)]), [key], [value])
-                good.append(key)
-            except CorruptRowError:
-                self.findings.add(key, "its bytes do not fit their checksum or this version's layout.")
-        return good
-
-    def _row_checks(self, kind: int, arrays: RowArrays, keys: list[bytes]) -> None:
-        n, rows, width = len(keys), arrays.rows, self._codecs[kind].width
-        self._learned[kind] += int(rows.events[:n].sum(dtype=np.int64))
-        self._complain(
-            keys, ~np.isfinite(rows.floats[:n, :width]).all(axis=1), "it holds a number that is not finite."
-        )
-        self._complain(keys, rows.touched[:n] > self._ledger["number"], "it changed after the newest event.")
-        late = rows.seen[:n] > self._ledger["watermark"]
-        self._complain(keys, late, "it was seen later than the newest event.")
-
-    def _complain(self, keys: list[bytes], wrong: Any, what: str) -> None:
-        for k in np.flatnonzero(wrong).tolist():
-            self.findings.add(keys[k], what)
-
-    def _user_rows(self, pairs: Pairs) -> None:
-        self.findings.users += len(pairs)
-        keys = self._decoded(USER, self._users, pairs)
-        n, history = len(keys), self._users.history
-        self._row_checks(USER, self._users, keys)
-        width = history.serial.shape[1]
-        used = np.arange(width) < np.minimum(history.pushed[:n], width)[:, None]
-        lost = (used & ~self._known(history.serial[:n])).any(axis=1)
-        self._complain(keys, lost, "its history names an item that never was.")
-        partition = self._users.label[:n]
-        self._complain(
-            keys, (partition < 0) | (partition >= len(self._sources)), "it came from no known source."
-        )
-        if self._spec.users_live_s:
-            seen = self._users.rows.seen
-            index = [self._expiry.index_key(int(seen[k]), key[1:]) for k, key in enumerate(keys)]
-            missing = np.array([value is None for value in self._store.get_many(index)], np.bool_)
-            self._complain(keys, missing, "the index by time does not know it.")
-
-    def _item_rows(self, pairs: Pairs) -> None:
-        self.findings.items += len(pairs)
-        keys = self._decoded(ITEM, self._items, pairs)
-        n, neighbours = len(keys), self._items.neighbours
-        self._row_checks(ITEM, self._items, keys)
-        self._slots.append(self._items.place[:n].copy())
-        self._serials.append(self._items.label[:n].copy())
-        used = np.arange(neighbours.serial.shape[2]) < neighbours.length[:, :n, None]
-        lost = (used & ~self._known(neighbours.serial[:, :n])).any(axis=(0, 2))
-        self._complain(keys, lost, "its neighbours name an item that never was.")
 
     # -- all together ---------------------------------------------------------------------------
 
@@ -321,14 +242,14 @@ class _Audit:
 
     def _check_slots(self) -> None:
         none = [np.zeros(0, np.int32)]
-        slots = np.sort(np.concatenate(self._slots or none))
-        serials = np.sort(np.concatenate(self._serials or none))
+        slots = np.sort(np.concatenate(self._rows.slots or none))
+        serials = np.sort(np.concatenate(self._rows.serials or none))
         if not np.array_equal(slots, np.arange(self.findings.items)):
             self.findings.add(
                 b"", f"the {self.findings.items} items do not have the slots from 0 on, one each."
             )
         given = self._tables["next_serial"]
-        fits = (np.diff(serials) > 0).all() and self._known(serials).all()
+        fits = (np.diff(serials) > 0).all() and self._rows.known(serials).all()
         may_be_gone = self._spec.items_live_s or self._forgot
         if not fits or (not may_be_gone and len(serials) != given):
             self.findings.add(b"", f"the items do not have the {given} serials that were given, one each.")
@@ -357,10 +278,10 @@ class _Audit:
             (USER, "users", self._spec.users_live_s),
             (ITEM, "items", self._spec.items_live_s),
         ):
-            if not (expires or self._forgot) and self._learned[kind] != self._ledger["learned"]:
+            if not (expires or self._forgot) and self._rows.learned[kind] != self._ledger["learned"]:
                 self.findings.add(
                     b"",
-                    f"the rows of {name} have {self._learned[kind]} events, "
+                    f"the rows of {name} have {self._rows.learned[kind]} events, "
                     f"{self._ledger['learned']} were learned.",
                 )
         if self._spec.users_live_s and self._index != self.findings.users:
