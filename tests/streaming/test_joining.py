@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -203,6 +202,11 @@ def punctual(records: Stream) -> tuple[Stream, int]:
     return kept, len(records) - len(kept)
 
 
+def fits(exposure: Exposure, event: Happening) -> bool:
+    """Whether an event may belong to an exposure, whatever their times."""
+    return exposure.id == event.exposure if event.exposure else event.item in exposure.items
+
+
 def naive(exposed: Stream, happened: Stream) -> tuple[list[Outcome], Counter[str]]:
     """The join of all records at once, by going through all pairs."""
     (exposed, late_exposures), (happened, late) = punctual(exposed), punctual(happened)
@@ -223,15 +227,10 @@ def naive(exposed: Stream, happened: Stream) -> tuple[list[Outcome], Counter[str
         )
         taken = []
         for event in events:
-            fits: Callable[[Exposure], bool] = (
-                (lambda x, e=event: x.id == e.exposure)
-                if event.exposure
-                else (lambda x, e=event: e.item in x.items)
-            )
             firsts = [x for k, x in enumerate(inside) if x.id not in {y.id for y in inside[:k]}]
             if event.ts > end:
                 counts["after_window"] += 1
-            elif not any(fits(x) and x.ts <= event.ts + SKEW for x in firsts):
+            elif not any(fits(x, event) and x.ts <= event.ts + SKEW for x in firsts):
                 counts["unexposed"] += 1
             elif event in taken:
                 counts["repeated"] += 1
