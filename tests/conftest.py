@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from state.live import SHARED_MEMORY
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("FRESHET_DATA", ROOT.parent / "shared" / "datasets"))
@@ -64,6 +69,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(_PATIENT_S))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let what killed processes leave lie among pytest's own files; what is in memory goes at the end."""
+    place = tmp_path_factory.mktemp("t")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(place))
+        patch.setattr(tempfile, "tempdir", str(place))
+        yield
+    for named in SHARED_MEMORY.glob(f"freshet-{os.getuid()}/*/of"):
+        if Path(named.read_text()).is_relative_to(tmp_path_factory.getbasetemp()):
+            shutil.rmtree(named.parent)
 
 
 @pytest.fixture(scope="session")
