@@ -15,6 +15,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from threading import Event as Flag
 from types import TracebackType
@@ -65,11 +66,11 @@ class Fate:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-def fork_b(home: Path) -> None:
-    """Fork a to b, where no worker runs."""
+def fork_b(home: Path, **given: float) -> None:
+    """Fork a to b, through a's worker where one runs."""
     registry = Registry(home)
     source = registry.get("a")
-    spec = forked_spec(source, {"evaluation_rate": 0.5})
+    spec = forked_spec(source, given)
     fork(registry, source, "b", spec, lambda _: ask(source, "fork", name="b", asker=os.getpid()))
     Releases(home).note("fork", "b", "of a")
 
@@ -109,7 +110,8 @@ def work_a(home: Path) -> None:
 
 
 CHANGES: dict[str, Callable[[Path], None]] = {
-    "fork": fork_b,
+    "fork": partial(fork_b, evaluation_rate=0.5),
+    "fork alike": fork_b,
     "promote": promote_b,
     "route": route_both,
     "delete": delete_b,

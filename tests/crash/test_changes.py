@@ -6,18 +6,23 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from threading import Event as Flag
+from threading import Thread
 
 import pytest
 
-from consumers.control import ask, worker_of
+from consumers.control import Control, ask, worker_of
+from consumers.control_commands import Holder
+from consumers.eventlog.files import FilesLog
 from state.audit import verify
 from state.forks import fork
 from state.ledger import Ledger
 from state.releases import Releases
-from state.versions import Registry
+from state.versions import Registry, Version
 from streaming.errors import VersionError
-from tests.consumers.worked import append, everything, learn, lines, made
+from tests.consumers.worked import RULES, append, everything, learn, lines, made, worker_on
 from tests.crash.changing import Changer, Job
 
 MOST = 14  # kills of one kind of change
@@ -97,6 +102,51 @@ def test_worker_that_is_killed_within_a_fork_leaves_none_and_loses_nothing(
     assert everything(version.store_path) == before
     with version.open() as store:
         assert Ledger.read(store).number == 180
+
+
+def test_forks_of_a_learning_worker_that_are_killed_hold_rows_and_offsets_of_one_commit(
+    changer: Changer, home: Path
+) -> None:
+    path, registry = home / "a.jsonl", Registry(home)
+    version, killed = registry.get("a"), 0
+    with learning(version, path):
+        assert not changer.run("fork alike", home)
+        # Whoever clears up what another left has more to do.
+        for number, kill_at in enumerate([*moments(int((home / "count").read_text()) + 12)[::2], 0]):
+            if "b" in registry.names():
+                (home / "versions" / "b").rename(home / "versions" / f"b{number}")
+            append(path, lines(30, seed=1, start=200 + 30 * number))
+            killed += changer.run("fork alike", home, kill_at)
+    assert killed > 2 and len(registry.names()) > 2
+    learn(version, path)
+    whole = everything(version.store_path)
+    for name in set(registry.names()) - {"a"}:
+        other = registry.get(name)
+        with other.reading() as store:
+            assert verify(store, other.spec).found == 0
+        learn(other, path)
+        found = everything(other.store_path)
+        del found[b"mlineage"]
+        assert found == whole
+
+
+@contextmanager
+def learning(version: Version, path: Path) -> Iterator[None]:
+    """A worker in this process that follows a file."""
+    stop = Flag()
+    with (
+        version.open() as store,
+        closing(FilesLog([str(path)], RULES, follow=True)) as log,
+        Control(Holder(version, store, lambda: worker.learned)) as control,
+    ):
+        worker = worker_on(version, store, log, control=control, commit=1)
+        thread = Thread(target=worker.run, args=(stop,))
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
 
 
 @pytest.mark.parametrize("what", ["promote", "route", "delete"])
