@@ -55,7 +55,8 @@ def _fork(holder: Holder, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def _forget(holder: Holder, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Follow the list of erasures to its end; the ids given are among those that it names."""
-    from state.erasure import forget, read_erasures  # loads compiled kernels
+    from state.erasure import forget
+    from state.erasure_list import read_erasures
 
     known = [(kind, str(name)) for kind, name in arguments["known"]]
     rows = forget(holder.learned(), read_erasures(holder.version.home), known)

@@ -13,7 +13,7 @@ from consumers.eventlog.contract import EventLog
 from consumers.live import forget_first, live_arena
 from consumers.metrics import VersionMetrics
 from consumers.settings import Settings
-from state.erasure import read_erasures
+from state.erasure_list import read_erasures
 from state.learned import Learned
 from state.versions import Version
 

@@ -17,7 +17,8 @@ from consumers.dead_letters import DeadLetterLog
 from consumers.eventlog.contract import EventLog, Slice
 from consumers.metrics import VersionMetrics, reason_class
 from consumers.strays import Strays
-from state.erasure import Erasures, Passed, check_whole, forget
+from state.erasure import Passed, check_whole, forget
+from state.erasure_list import Erasures
 from state.learned import Learned
 from streaming.errors import BadRecordError, InputError, StoreError
 from streaming.events import EventBatch

@@ -6,7 +6,8 @@ import structlog
 
 from consumers.settings import Settings
 from state.arena import Arena
-from state.erasure import follow, read_erasures
+from state.erasure import follow
+from state.erasure_list import read_erasures
 from state.ledger import Ledger
 from state.live import SHARED_MEMORY, LiveArena, discard
 from state.store import Store

@@ -42,7 +42,8 @@ from consumers.outcomes_store import (
     Entered,
     opened_store,
 )
-from state.erasure import Erasures, Passed, read_erasures
+from state.erasure import Passed
+from state.erasure_list import Erasures, read_erasures
 from state.experiments import Experiments, Trial
 from state.releases import Releases
 from state.rocksdb import RocksStore

@@ -27,7 +27,8 @@ from consumers.eventlog.kafka_part import parsed_name
 from consumers.metrics import WorkerMetrics
 from consumers.settings import WorkerSettings
 from state.directories import alive
-from state.erasure import forget, read_erasures
+from state.erasure import forget
+from state.erasure_list import read_erasures
 from state.findings import text_of
 from state.learned import Learned
 from state.ledger import JournalSlice, Ledger, journal_of

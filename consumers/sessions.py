@@ -25,7 +25,8 @@ from consumers.sessions_refresh import SequenceRefresh
 from consumers.sessions_rows import VersionRows
 from consumers.sessions_training import Training
 from state.arena import DONE
-from state.erasure import Erasures, Passed, check_whole, forget
+from state.erasure import Passed, check_whole, forget
+from state.erasure_list import Erasures
 from state.reader import Reader
 from state.sequences import Sequences
 from streaming.events import EventBatch

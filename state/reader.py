@@ -17,7 +17,8 @@ import structlog
 from state.answers import Answers
 from state.arena import DURABLE, GENERATION, ITEMS_SEQUENCE
 from state.catalogue import Catalogue, Listing
-from state.erasure import check_forgotten, list_size
+from state.erasure import check_forgotten
+from state.erasure_list import list_size
 from state.learned import Learned
 from state.ledger import Ledger
 from state.live import LiveTables, boot

@@ -19,7 +19,7 @@ from consumers.event_rules import event_rules
 from consumers.outcomes_forgetting import forget_in_all
 from consumers.outcomes_store import OUTCOMES
 from state.durable import remove
-from state.erasure import Kind, add_erasure, now_us, read_erasures
+from state.erasure_list import Kind, add_erasure, now_us, read_erasures
 from state.guests import checked
 from state.ledger import Ledger
 from state.lineage import read_lineage

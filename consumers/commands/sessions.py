@@ -29,7 +29,7 @@ from consumers.metrics_server import metrics_page
 from consumers.settings import Settings
 from consumers.signals import stop_on_signals
 from consumers.version_logs import KafkaOptions, files_log, kafka_log, known_files, started_at
-from state.erasure import read_erasures
+from state.erasure_list import read_erasures
 from state.ledger import Ledger
 from state.reader import Reader
 from state.sequences_directory import SequenceDirectory, sequences_of

@@ -29,7 +29,7 @@ from consumers.metrics_server import metrics_page
 from consumers.settings import Settings
 from consumers.signals import stop_on_signals
 from consumers.version_logs import KafkaOptions, dead_letters, files_log, kafka_log, known_files, started_at
-from state.erasure import read_erasures
+from state.erasure_list import read_erasures
 from state.learned import Learned
 from state.rocksdb import RocksStore
 from state.versions import Registry, Version

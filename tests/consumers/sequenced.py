@@ -14,7 +14,7 @@ from consumers.embeddings import Pace
 from consumers.eventlog.files import FilesLog
 from consumers.sessions import SessionTotals, SessionWorker
 from consumers.sessions_metrics import SessionMetrics
-from state.erasure import read_erasures
+from state.erasure_list import read_erasures
 from state.reader import Reader
 from state.sequences import Sequences, open_sequences, settled_options
 from state.sequences_directory import sequences_of

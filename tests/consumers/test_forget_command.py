@@ -21,7 +21,7 @@ from consumers.eventlog.files import FilesLog
 from consumers.live import live_arena
 from consumers.settings import Settings
 from state.arena import Arena
-from state.erasure import read_erasures
+from state.erasure_list import read_erasures
 from state.versions import Registry, Version
 from streaming.events import BadRecord
 from streaming.rules import EventRules

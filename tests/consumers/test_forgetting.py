@@ -13,7 +13,8 @@ from consumers.control import ask
 from consumers.eventlog.files import FilesLog
 from consumers.rebuild import rebuild
 from state import audit
-from state.erasure import add_erasure, check_forgotten, read_erasures
+from state.erasure import check_forgotten
+from state.erasure_list import add_erasure, read_erasures
 from state.ledger import Ledger
 from state.reader import Reader
 from state.versions import Version

@@ -19,7 +19,7 @@ from consumers.outcomes_logs import segment_logs
 from consumers.outcomes_metrics import OutcomeMetrics
 from consumers.outcomes_store import opened_store
 from consumers.posting import SegmentPosts
-from state.erasure import add_erasure
+from state.erasure_list import add_erasure
 from state.experiments import Experiments
 from state.releases import Releases
 from streaming.routing import Route, route

@@ -20,7 +20,7 @@ from consumers.event_rules import rules_text
 from consumers.eventlog.contract import EventLog
 from consumers.eventlog.files import FilesLog
 from consumers.metrics import WorkerMetrics
-from state.erasure import Erasures, read_erasures
+from state.erasure_list import Erasures, read_erasures
 from state.learned import Learned
 from state.spec import new_spec
 from state.store import Store

@@ -35,7 +35,7 @@ from consumers.embeddings import EmbeddingWorker, Pace
 from consumers.eventlog.files import FilesLog
 from consumers.metrics import WorkerMetrics
 from state import erasure
-from state.erasure import add_erasure, read_erasures
+from state.erasure_list import add_erasure, read_erasures
 from state.learned import Learned
 from state.memory import MemoryStore
 from state.rocksdb import RocksStore
