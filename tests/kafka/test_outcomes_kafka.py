@@ -33,6 +33,7 @@ from tests.consumers.served import client, taught
 from tests.consumers.stepping import killed_in_a_step
 from tests.consumers.test_outcomes import LATE, arm_of, create, event, exposure, pairs_of
 from tests.kafka.conftest import WAIT_S, Reachable
+from tests.kafka.test_eventlog_kafka import anew
 
 PARTITIONS = 3
 Produce = Callable[..., list[int]]
@@ -98,8 +99,13 @@ def records_of(broker: Reachable, topic: str) -> list[dict[str, Any]]:
     return [json.loads(record.value) for record in found]
 
 
+def later_ms(since: int) -> int:
+    """A time at which no event of these tests is still to come: its clock would be taken to run ahead."""
+    return (since + LATE) // 1000
+
+
 def test_lists_that_are_served_are_in_the_topic_and_what_follows_is_joined(
-    freshet: Freshet, broker: Reachable
+    freshet: Freshet, broker: Reachable, produce: Produce
 ) -> None:
     home = freshet.home
     assert "no" in examine_exposure_topic(settings_of(home)).detail
@@ -110,13 +116,11 @@ def test_lists_that_are_served_are_in_the_topic_and_what_follows_is_joined(
     answers = served_to(home, users, since + 1_000_000)
     noted = records_of(broker, settings.events.exposures_topic)
     assert sorted(one["id"] for one in noted) == sorted(one["exposure"] for one in answers.values())
-    with closing(KafkaPosts(settings.events.topic, {"bootstrap_servers": broker.bootstrap})) as posts:
-        bought = [
-            Posted(user.encode(), event(user, since + 2_000_000, exposure=answers[user]["exposure"]))
-            for user in users[:5]
-        ]
-        later = Posted(b"x", event("x", since + LATE, type="view"))
-        assert posts.append([[*bought, bought[0], later]]) == [None]
+    buyers = [*users[:5], users[0]]
+    happened = [event(user, since + 2_000_000, exposure=answers[user]["exposure"]) for user in buyers]
+    happened.append(event("x", since + LATE, type="view"))
+    keys = [user.encode() for user in [*buyers, "x"]]
+    produce(settings.events.topic, happened, keys, partition=None, timestamp_ms=later_ms(since))
     freshet("outcomes", "--until-end")
     # No list says yet that time has gone.
     assert freshet.json("experiment", "status")["records"]["exposures"] == 0
@@ -141,7 +145,7 @@ def write_topics(home: Path, produce: Produce, since: int, users: int) -> tuple[
     happened += [event(name, since + 1000 * k + 600, type="view") for k, name in enumerate(names)]
     happened += [b"no event", event("last", since + LATE, type="view")]
     keys = [*(n.encode() for n in names[::5]), *(n.encode() for n in names), b"last", b"last"]
-    produce(settings.events.topic, happened, keys, partition=None)
+    produce(settings.events.topic, happened, keys, partition=None, timestamp_ms=later_ms(since))
     return users, len(names[::5])
 
 
@@ -214,3 +218,34 @@ def test_lists_without_a_topic_are_refused_after_one_wait(
     with closing(KafkaPosts("freshet-test-nowhere", {"bootstrap_servers": broker.bootstrap})) as posts:
         refused = posts.append([[Posted(b"u", b"{}")]] * 1000)
     assert len(refused) == 1000 and all(isinstance(one, FreshetError) for one in refused)
+
+
+def test_topic_made_anew_stops_the_join_until_it_is_said_where_to_go_on(
+    freshet: Freshet, admin: KafkaAdminClient, produce: Produce
+) -> None:
+    home = freshet.home
+    divide(admin, home)
+    since, events = create(freshet), settings_of(home).events.topic
+    write_topics(home, produce, since, 20)
+    freshet("outcomes", "--until-end")
+    anew(admin, events)
+    produce(events, [event("ann", since + LATE + 1)], [b"ann"])
+    assert "made anew" in freshet("outcomes", "--until-end", code=1)
+    done = freshet.json("outcomes", "--until-end", "--on-lost-offsets", "earliest")
+    assert (done["records"], done["users"]) == (1, 20)
+    assert freshet.json("outcomes", "--until-end")["records"] == 0
+
+
+def test_event_of_a_clock_that_is_ahead_of_kafka_makes_no_other_late(
+    freshet: Freshet, produce: Produce
+) -> None:
+    home, since = freshet.home, create(freshet)
+    settings = settings_of(home)
+    produce(settings.events.exposures_topic, [exposure("ann", arm_of(home, "ann"), since + 1)], [b"ann"])
+    stamped = {"partition": 0, "timestamp_ms": since // 1000}
+    produce(settings.events.topic, [event("bob", since + 2_000_000)], [b"bob"], **stamped)
+    produce(settings.events.topic, [event("ann", since + 2)], [b"ann"], **stamped)
+    freshet("outcomes", "--until-end")
+    found = freshet.json("experiment", "status")
+    assert (found["records"]["ahead"], found["records"]["late"]) == (1, 0)
+    assert any("their clock is wrong" in note for note in found["notes"])
