@@ -67,8 +67,9 @@ def test_demo_screen_shows_figures_and_recommendations(tmp_path: Path) -> None:
 
 
 def test_demo_command_ends_by_itself_and_prints_a_summary(
-    tmp_path: Path, bare: None, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, bare: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("prometheus_client.REGISTRY", CollectorRegistry())  # others have a worker, too
     assert (
         main(["--home", str(tmp_path), "demo", "--events", "1500", "--rate", "0", "--no-server", "--json"])
         == 0

@@ -10,6 +10,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from consumers.cli import main
 from consumers.commands import forget as module
@@ -144,6 +145,7 @@ def test_worker_forgets_before_its_tables_can_be_read(
         return live_arena(version, settings)
 
     monkeypatch.setattr(work, "live_arena", arena)
+    monkeypatch.setattr(work, "REGISTRY", CollectorRegistry())  # a process has one worker otherwise
     more = append(tmp_path / "b.jsonl", lines(10, seed=2))
     assert main(["work", "one", "--from", str(more), "--home", str(tmp_path / "home")]) == 0
     assert published == [([None], False)]
