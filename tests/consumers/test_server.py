@@ -27,7 +27,6 @@ from state.spec import new_spec
 from state.versions import Registry
 from streaming.routing import Route, divided
 from tests.consumers.served import ITEMS, LIMITED, USERS, client, taught
-from tests.state.mounts import disk
 from tests.state.streams import batch, teach
 
 JSON = {"content-type": "application/json"}
@@ -399,21 +398,3 @@ def test_log_that_takes_nothing_is_not_waited_for_for_ever(
             told(api.post("/v1/events", json=event), 503, "unavailable")
             assert got(api, "/livez") == {"status": "alive"}
     assert len(lines(tmp_path)) == 2
-
-
-def test_full_disk_refuses_events_and_still_answers(tmp_path: Path) -> None:
-    small = tmp_path / "home"
-    with disk(small, "4m"):
-        taught(small, "mine")
-        with client(small) as api:
-            assert api.post("/v1/events", json={"user": "ann", "item": "tea"}).status_code == 200
-            filler = small / "filler"
-            with pytest.raises(OSError), filler.open("wb", buffering=0) as file:
-                while True:
-                    file.write(b"x" * 65_536)
-            events = [{"user": "ann", "item": "x" * 200} for _ in range(5000)]
-            assert "none of them was taken" in told(api.post("/v1/events", json=events), 507, "no_room")
-            assert got(api, "/v1/users/ann/recommendations")["version"] == "mine"
-            filler.unlink()
-            assert api.post("/v1/events", json={"user": "bob", "item": "tea"}).status_code == 200
-            assert [line["user"] for line in lines(small)] == ["ann", "bob"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import time
@@ -10,12 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from consumers.cli import main
+from consumers.eventlog.segments import segments_in
 from state.live import sweep
 from state.versions import Registry
 from tests.consumers.promoting import NAMES, promoted_under_load, two_versions
 from tests.consumers.served import taught
 from tests.consumers.test_server_process import ENOUGH_S, asked, freshet, server
+from tests.state.mounts import disk
 
 EMBEDDING = "/v1/users/ann/embedding"
 
@@ -96,3 +101,25 @@ def test_server_follows_versions_that_are_restored_compacted_and_deleted(tmp_pat
         assert asked(address, f"{EMBEDDING}?version=mine")[0] == 404
         assert asked(address, "/v1/users/ann/recommendations")[1]["version"] == "other"
         assert "mine" not in Registry(tmp_path).names()
+
+
+def test_full_disk_refuses_events_and_the_server_still_answers(tmp_path: Path) -> None:
+    small = tmp_path / "home"
+    with disk(small, "4m"):
+        taught(small, "mine")
+        with server(small) as (_, address):
+            event = {"user": "ann", "item": "tea"}
+            assert asked(address, "/v1/events", event)[0] == 200
+            filler = small / "filler"
+            with pytest.raises(OSError), filler.open("wb", buffering=0) as file:
+                while True:
+                    file.write(b"x" * 65_536)
+            status, refused = asked(address, "/v1/events", [{"user": "ann", "item": "x" * 200}] * 5000)
+            assert (status, refused["error"]["code"]) == (507, "no_room")
+            assert "none of them was taken" in refused["error"]["message"]
+            assert asked(address, "/v1/users/ann/recommendations")[1]["version"] == "mine"
+            assert asked(address, "/readyz")[0] == 200
+            filler.unlink()
+            assert asked(address, "/v1/events", {"user": "bob", "item": "tea"})[0] == 200
+        posted = [line for path in segments_in(small / "events") for line in path.read_bytes().splitlines()]
+        assert [json.loads(line)["user"] for line in posted] == ["ann", "bob"]
