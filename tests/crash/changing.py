@@ -8,21 +8,16 @@ that is tested.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
-import subprocess
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from threading import Event as Flag
-from types import TracebackType
 from typing import Any
 
 import msgspec
-import structlog
 
 import consumers.control_commands
 from consumers.control import Control, ask
@@ -35,6 +30,7 @@ from state.versions import Registry
 from streaming.routing import Route, divided
 from streaming.rules import EventRules
 from tests.consumers.worked import worker_on
+from tests.crash.forking import Forking, live, log_errors_only
 
 _COUNTED = ("open", "os.", "shutil.", "fcntl.", "store.")
 
@@ -119,21 +115,14 @@ CHANGES: dict[str, Callable[[Path], None]] = {
 }
 
 
-def _live(job: Job) -> None:
-    code = 1
+def change(job: Job) -> None:
+    """Do a change, unless it is killed."""
     fate = Fate(job.kill_at)
     _watch_stores(fate)
     sys.addaudithook(fate)
-    try:
-        CHANGES[job.what](Path(job.home))
-        count = fate.count
-        Path(job.home, "count").write_text(str(count))
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
+    CHANGES[job.what](Path(job.home))
+    count = fate.count
+    Path(job.home, "count").write_text(str(count))
 
 
 def _watch_stores(fate: Fate) -> None:
@@ -157,63 +146,36 @@ def _watch_stores(fate: Fate) -> None:
 
 def serve() -> None:
     """Fork for each job of standard input, and say how it ended."""
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    log_errors_only()
     for line in sys.stdin.buffer:
         job = msgspec.json.decode(line, type=Job)
         child = os.fork()
         if child == 0:
-            _live(job)
+            live(partial(change, job))
         _, status = os.waitpid(child, 0)
         print(json.dumps(os.waitstatus_to_exitcode(status)), flush=True)
 
 
-class Changer:
+class Changer(Forking):
     """The process that forks children which change versions, as a context."""
 
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.crash.changing"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=Path(__file__).resolve().parents[2],
-        )
-
-    def begin(self, job: Job) -> None:
-        """Start a change."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(msgspec.json.encode(job) + b"\n")
-        self._process.stdin.flush()
+    module = "tests.crash.changing"
 
     def end(self) -> bool:
-        """Wait for it to end; whether it was killed.
+        """Wait for a change to end; whether it was killed.
 
         Raises:
             RuntimeError: it neither finished nor was killed; what it said stands on standard error.
         """
-        assert self._process.stdout is not None
-        code = json.loads(self._process.stdout.readline() or b"1")
+        code = self.answer()
         if code not in (0, -signal.SIGKILL):
             raise RuntimeError(f"the change ended with {code}, expected 0 or SIGKILL")
         return bool(code)
 
     def run(self, what: str, home: Path, kill_at: int = 0) -> bool:
         """Do a change to its end; whether it was killed."""
-        self.begin(Job(what, str(home), kill_at))
+        self.send(Job(what, str(home), kill_at))
         return self.end()
-
-    def __enter__(self) -> Changer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait()
-        self._process.stdout.close()
 
 
 if __name__ == "__main__":

@@ -9,24 +9,19 @@ its store, its dead letters and its log are wrapped here.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import select
 import signal
-import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from threading import Event as Flag
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-import structlog
 from prometheus_client import CollectorRegistry
 
 import state.learned
@@ -37,12 +32,14 @@ from consumers.metrics import WorkerMetrics
 from state import erasure
 from state.erasure_list import add_erasure, read_erasures
 from state.learned import Learned
+from state.ledger import Source
 from state.memory import MemoryStore
 from state.rocksdb import RocksStore
 from state.spec import read_spec
 from state.versions import Version
 from streaming.events import EventBatch, Ids
 from streaming.rules import EventRules
+from tests.crash.forking import Forking, live, log_errors_only
 
 STEPS = (
     "before_dead_letters",  # nothing of the commit was done
@@ -124,13 +121,19 @@ class DyingLetters(DeadLetters):
         self.fate.reached("after_dead_letters")
 
 
-class DyingLog(FilesLog):
+class DyingTold:
+    """Before an event log among the bases: dies when it is told of a commit."""
+
     fate: Fate
 
     def committed(self, positions: Mapping[str, int]) -> None:
         self.fate.reached("before_told")
-        super().committed(positions)
+        super().committed(positions)  # type: ignore[misc]  # of the log
         self.fate.reached("after_told")
+
+
+class DyingLog(DyingTold, FilesLog):
+    pass
 
 
 def forget(job: Job) -> None:
@@ -151,16 +154,21 @@ def _version(job: Job) -> Version:
     return Version(path.name, path, read_spec(path / "spec.toml"))
 
 
-def work(job: Job) -> None:
-    """The worker, as `freshet work` puts it together."""
+def files(job: Job, sources: Sequence[Source]) -> DyingLog:
+    """The job's files, as a log."""
+    units = {s.name: s.time_unit for s in sources if s.time_unit}
+    return DyingLog(job.files, EventRules(), time_units=units)
+
+
+def work(job: Job, opened: Callable[[Job, Sequence[Source]], Any] = files) -> None:
+    """The worker, as `freshet work` puts it together, over the log that `opened` gives."""
     vars(state.learned)["CHECK_EVENTS"] = job.check_events
     version, fate = _version(job), Fate(job)
     store = DyingStore(version.store_path)
     store.fate = fate
     with store:
         learned = Learned(version.spec, store, user_cache=job.user_cache)
-        units = {s.name: s.time_unit for s in learned.ledger.sources if s.time_unit}
-        log = DyingLog(job.files, EventRules(), time_units=units)
+        log = opened(job, learned.ledger.sources)
         letters = DyingLetters(version.dead_letters_path)
         log.fate = letters.fate = fate
         EmbeddingWorker(
@@ -170,6 +178,7 @@ def work(job: Job) -> None:
             metrics=WorkerMetrics(CollectorRegistry()).of(version.name),
             pace=Pace(events=job.every),
             batch_events=job.batch,
+            confirm=getattr(log, "confirm", None),
             erasures=partial(read_erasures, version.home),
         ).run(Flag())
         log.close()
@@ -191,12 +200,9 @@ def warm(job: Job) -> None:
         learned.commit()
 
 
-def serve() -> None:
+def serve(work: Callable[[Job], None]) -> None:
     """Fork for each job of standard input, and say how it ended."""
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    log_errors_only()
     for line in sys.stdin.buffer:
         job = msgspec.json.decode(line, type=Job)
         if job.warm:
@@ -205,7 +211,7 @@ def serve() -> None:
         closes_at_death, held = os.pipe()
         child = os.fork()
         if child == 0:
-            _live(job)
+            live(partial(forget if job.forget else work, job))
         os.close(held)
         ended, _, _ = select.select([closes_at_death], [], [], job.moment_s)
         if not ended:
@@ -214,18 +220,6 @@ def serve() -> None:
         _, status = os.waitpid(child, 0)
         code = os.waitstatus_to_exitcode(status)
         print(json.dumps({"code": code, "seconds": time.monotonic() - started}), flush=True)
-
-
-def _live(job: Job) -> None:
-    code = 1
-    try:
-        forget(job) if job.forget else work(job)
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
 
 
 class End(NamedTuple):
@@ -240,17 +234,10 @@ class End(NamedTuple):
         return self.code == -signal.SIGKILL
 
 
-class Driver:
+class Driver(Forking):
     """The process that forks workers, as a context."""
 
-    def __init__(self) -> None:
-        root = Path(__file__).resolve().parents[2]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.crash.driver"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=root,
-        )
+    module = "tests.crash.driver"
 
     def run(self, job: Job) -> End:
         """Run a worker to its end.
@@ -258,27 +245,13 @@ class Driver:
         Raises:
             RuntimeError: it neither finished nor was killed; what it said stands on standard error.
         """
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None and stdout is not None
-        stdin.write(msgspec.json.encode(job) + b"\n")
-        stdin.flush()
-        answer: dict[str, Any] = json.loads(stdout.readline() or b'{"code": 1, "seconds": 0}')
+        self.send(job)
+        answer: dict[str, Any] = self.answer() or {"code": 1, "seconds": 0}
         end = End(answer["code"], answer["seconds"])
         if end.code != 0 and not end.killed:
             raise RuntimeError(f"the worker ended with {end.code}, expected 0 or SIGKILL: {job}")
         return end
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait()
-        self._process.stdout.close()
-
 
 if __name__ == "__main__":
-    serve()
+    serve(work)

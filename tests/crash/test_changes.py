@@ -88,7 +88,7 @@ def test_worker_that_is_killed_within_a_fork_leaves_none_and_loses_nothing(
     registry = Registry(home)
     version = registry.get("a")
     before = everything(version.store_path)
-    changer.begin(Job("work", str(home)))
+    changer.send(Job("work", str(home)))
     until = time.monotonic() + 60
     while worker_of(version) is None:
         assert time.monotonic() < until
