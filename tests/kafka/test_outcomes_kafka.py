@@ -21,7 +21,7 @@ from consumers.exposure_topic import examine_exposure_topic, made_exposure_topic
 from consumers.outcomes import Outcomes
 from consumers.outcomes_metrics import OutcomeMetrics
 from consumers.outcomes_store import opened_store
-from consumers.outcomes_topics import topic_logs
+from consumers.outcomes_topics import TopicLog, topic_logs
 from consumers.posting import KafkaPosts, Posted
 from consumers.settings import Settings, load_settings
 from state.experiments import Experiments
@@ -249,3 +249,31 @@ def test_event_of_a_clock_that_is_ahead_of_kafka_makes_no_other_late(
     found = freshet.json("experiment", "status")
     assert (found["records"]["ahead"], found["records"]["late"]) == (1, 0)
     assert any("their clock is wrong" in note for note in found["notes"])
+
+
+def test_partition_that_is_held_waits_and_goes_on_where_it_was(
+    broker: Reachable, new_topic: Callable[..., str], produce: Produce
+) -> None:
+    topic = new_topic(partitions=2)
+    with closing(TopicLog("events", topic, {"bootstrap_servers": broker.bootstrap}, [], 0)) as log:
+        until = time.monotonic() + WAIT_S
+        begun = {lines.source for _ in range(2) if (lines := log.read(1)) is not None}
+        assert begun == {"events[0]", "events[1]"}  # their places, without a record
+        log.hold(["events[0]"])
+        for partition in (0, 1):
+            produce(topic, [b"first"], partition=partition)
+        read: list[str] = []
+        while len(read) < 2:
+            lines = log.read(1)
+            if lines is not None:
+                read += [lines.source] * len(lines)
+                log.hold([])
+            assert time.monotonic() < until
+        assert read == ["events[1]", "events[0]"]
+        while not log.ended:
+            log.read(1)
+            log.silent()
+            assert time.monotonic() < until
+        assert [(source, offset) for source, offset, _ in log.position] == [
+            (f"{topic}[0]", 1), (f"{topic}[1]", 1)
+        ]  # fmt: skip
