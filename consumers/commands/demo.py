@@ -13,6 +13,7 @@ from rich.live import Live
 from consumers.commands.arguments import Switch
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit, stderr
+from consumers.settings import Settings
 from streaming.errors import UsageError
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ def demo(
     """
     _check_numbers(events, rate)
     _check_ab(ab, server, plot)
-    started = time.monotonic()
     stderr.print("Starting …")
+    # Imported after the first words, because compiled code takes a moment to load.
     if ab:
         from consumers.commands.demo_ab import run_ab
 
@@ -73,7 +74,12 @@ def demo(
             current_settings(), challenger=challenger, events=events, rate=rate, seed=seed, plot=plot,
             json=json,
         )  # fmt: skip
-    # Imported after the first words, because compiled code takes a moment to load.
+    return _run(current_settings(), events=events, rate=rate, seed=seed, server=server, json=json)
+
+
+def _run(settings: Settings, *, events: int | None, rate: float, seed: int, server: bool, json: bool) -> int:
+    """Run the demonstration without an experiment until it ends, as `freshet demo` describes it."""
+    started = time.monotonic()
     from prometheus_client import REGISTRY
 
     from consumers.companion import Companion
@@ -83,7 +89,6 @@ def demo(
     from consumers.signals import stop_on_signals
     from streaming.kernels import cache_home
 
-    settings = current_settings()
     if not cache_home().is_dir():
         stderr.print("Compiling kernels for this machine, once; about a minute.")
     with ExitStack() as held:
