@@ -89,12 +89,16 @@ def _judged(error: Exception) -> tuple[int, ErrorBody, dict[str, str]]:
     if isinstance(error, RequestError):
         return error.status, error.body, error.headers
     if isinstance(error, RequestValidationError):
-        problems = [Problem(".".join(map(str, one["loc"])), str(one["msg"])) for one in error.errors()]
+        problems = [
+            Problem(".".join(map(str, one["loc"])), f"{one['msg']}, got {_shown(one.get('input'))}")
+            for one in error.errors()
+        ]
         first = f"{problems[0].at}: {problems[0].reason}." if problems else "The request is invalid."
         return 422, ErrorBody("invalid", first, problems), {}
     if isinstance(error, HTTPException):
         status = error.status_code
-        message = {404: "There is nothing at this path.", 405: "This path takes other methods."}.get(status)
+        allowed = (error.headers or {}).get("allow", "other methods")
+        message = {404: "There is nothing at this path.", 405: f"This path takes {allowed}."}.get(status)
         code = CODES.get(status, f"http_{status}")
         return status, ErrorBody(code, message or str(error.detail)), dict(error.headers or {})
     if isinstance(error, FreshetError):
@@ -104,6 +108,11 @@ def _judged(error: Exception) -> tuple[int, ErrorBody, dict[str, str]]:
         return status, ErrorBody(code, _without_path(str(error))), {}
     logger.error("request_broke", exc_info=error)
     return 500, ErrorBody("internal", f"{HTTPStatus(500).phrase}; the server's log says more."), {}
+
+
+def _shown(given: object) -> str:
+    text = repr(given)
+    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def _without_path(message: str) -> str:
