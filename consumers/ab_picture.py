@@ -15,7 +15,7 @@ from streaming.errors import UsageError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_TOP = 1.0  # lift at the upper end of the axis, at least
+_TOP, _MOST_TOP = 1.0, 3.0  # lift at the upper end of the axis, at least and at most
 
 
 def save_picture(progress: Progress, trial: Trial, challenger: str, path: Path) -> None:
@@ -65,7 +65,8 @@ def _plot_lift(axes: Axes, looks: list[Look], bound: float) -> None:
     lift = np.array([one.lift for one in known], np.float64)
     low = np.array([np.nan if one.low is None else one.low for one in known], np.float64)
     high = np.array([np.nan if one.high is None else one.high for one in known], np.float64)
-    top = max(_TOP, 1.6 * float(np.abs(lift[len(lift) // 4 :]).max(initial=0.0)))
+    later = high[len(high) // 3 :]  # at first it is too wide to be drawn
+    top = min(_MOST_TOP, max(_TOP, 1.1 * float(np.nan_to_num(later).max(initial=0.0))))
     # Without a bound the interval goes on beyond the picture.
     axes.fill_between(
         users,
@@ -82,7 +83,7 @@ def _plot_lift(axes: Axes, looks: list[Look], bound: float) -> None:
     axes.set_ylim(-min(top, 1.0), top)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:+.0%}")
     axes.set_ylabel("lift of the challenger")
-    axes.legend(loc="upper right", frameon=False, fontsize=9)
+    axes.legend(loc="best", frameon=False, fontsize=9)
     _plain(axes)
 
 
@@ -98,7 +99,8 @@ def _mark(axes: Axes, challenger: dict[str, Any]) -> None:
         axes.axvline(at, color=colour, linewidth=1.2)
         axes.annotate(
             f"{text}\nat {at:,} users", (at, height), (6, 0), xycoords=("data", "axes fraction"),
-            textcoords="offset points", color=colour, va="top", fontsize=9,
+            textcoords="offset points", color=colour, va="top", fontsize=9, zorder=5,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
         )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from streaming.simulator import SimulatorOptions
 Challenger = Literal["better", "worse"]
 
 LEARNED, HELD_BACK = "ab-learned", "ab-held-back"  # names of the versions
-HELD_BACK_RATE = 0.01  # learning rate of the worse one; the default is 0.09
+HELD_BACK_RATE = 0.007  # learning rate of the worse one; the default is 0.09
 WARM_UP = 30_000  # events that both versions learn beforehand, one a second of simulated time
 METRIC = "click"
 DESIGN = Design(mean=0.5, lift=0.2, guardrail=-0.03)

@@ -172,6 +172,7 @@ def form(data: dict[str, Any]) -> RenderableType:
     parts += _early(data["early_evidence"])
     if "records" in data:
         parts.append(pairs({"records": {key: count for key, count in data["records"].items() if count}}))
+    parts += [Text(f"· {note}", style="dim") for note in data.get("notes", ())]
     return Group(*parts)
 
 
