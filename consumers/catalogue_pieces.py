@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from consumers.catalogue_records import NoItemError
-from consumers.eventlog.lines import FileBytes
+from consumers.eventlog.byte_sources import FileBytes
 from streaming.errors import InputFormatError
 from streaming.events import Ids
 from streaming.siphash import hash_each

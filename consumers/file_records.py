@@ -15,8 +15,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from consumers.eventlog.byte_sources import FileBytes
 from consumers.eventlog.files import format_of
-from consumers.eventlog.lines import FileBytes, LineReader
+from consumers.eventlog.lines import LineReader
 from consumers.eventlog.parquet import ParquetReader
 from consumers.eventlog.tabular import CsvReader
 from streaming.decoding import JsonDecoder

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from consumers.eventlog.byte_sources import FileBytes
 from consumers.eventlog.files import FilesLog
-from consumers.eventlog.lines import FileBytes
 from streaming.decoding import no_events
 from streaming.errors import UsageError, nearest
 from streaming.events import BadRecord, EventBatch, Ids

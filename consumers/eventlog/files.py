@@ -13,14 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-import numpy as np
-
+from consumers.eventlog.byte_sources import FileBytes, StreamBytes, open_file, size_of
 from consumers.eventlog.contract import Slice
-from consumers.eventlog.lines import FileBytes, LineReader, StreamBytes, numbered, open_file, size_of
+from consumers.eventlog.json_lines import JsonLinesReader
+from consumers.eventlog.lines import LineReader
 from consumers.eventlog.parquet import ParquetReader
 from consumers.eventlog.segments import SegmentBytes, Segments, is_segments, segments_in
 from consumers.eventlog.tabular import CsvReader
-from streaming.decoding import JsonDecoder, no_events
 from streaming.errors import InputFormatError, InputVanishedError, SettingError, nearest
 from streaming.rules import EventRules
 
@@ -49,55 +48,6 @@ class _Reader(Protocol):
     def skip(self, records: int) -> int: ...
 
     def remaining(self) -> int: ...
-
-
-class JsonLinesReader:
-    """Events of a source of JSON lines; offsets count its lines from 0."""
-
-    def __init__(self, lines: LineReader, rules: EventRules, time_unit: str | None) -> None:
-        self.lines = lines
-        self._decoder = JsonDecoder(rules, time_unit)
-
-    @property
-    def time_unit(self) -> str | None:
-        return self._decoder.time_unit
-
-    @time_unit.setter
-    def time_unit(self, unit: str | None) -> None:
-        self._decoder.time_unit = unit
-
-    @property
-    def ended(self) -> bool:
-        return self.lines.ended
-
-    def read(self, most: int) -> Slice | None:
-        """The next lines, at most `most`, decoded; None if there are none now."""
-        lines = self.lines.take(most)
-        if lines is None:
-            return None
-        if lines.too_long is not None:
-            events, bad = no_events(), [lines.too_long]
-        else:
-            offsets = np.arange(lines.first, self.lines.number)
-            events, bad = self._decoder.decode(lines.data, lines.start, lines.end, offsets)
-        return Slice(
-            self.lines.source.name,
-            lines.first,
-            self.lines.number,
-            events,
-            numbered(bad),
-            self.lines.arrived,
-            self.time_unit,
-        )
-
-    def skip(self, records: int) -> int:
-        """Go past so many lines; returns how many of them there were."""
-        return self.lines.skip(records)
-
-    def remaining(self) -> int:
-        """Bytes still to be read."""
-        read, size = self.lines.source.progress()
-        return max(0, size - read) + self.lines.waiting_bytes
 
 
 class FilesLog:

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from consumers.eventlog.byte_sources import FileBytes
 from consumers.eventlog.contract import Slice
-from consumers.eventlog.lines import FileBytes
 from consumers.eventlog.tabular import check_columns
 from streaming.decoding import RAW_BYTES, Columns, settle
 from streaming.errors import InputError, InputFormatError

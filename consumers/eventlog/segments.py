@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from consumers.eventlog.lines import FileBytes
+from consumers.eventlog.byte_sources import FileBytes
 from state.durable import locked, synced
 from streaming.errors import StoreError, StoreFullError, StoreReadOnlyError
 
