@@ -143,10 +143,10 @@ class Outcomes:
         self.trial = self._experiments.get(self._name)
         self._changed |= self._erase()  # 1
         lines = self._read()  # 2, 3
+        silent = [source for log in self._logs for source in log.silent()] if now_s is not None else []
         if now_s is not None and not self.trial.ended:
-            for log in self._logs:
-                for source in log.silent():
-                    self.joiner.advance(source, int(now_s * SECOND))
+            for source in silent:
+                self.joiner.advance(source, int(now_s * SECOND))
         self._changed |= self._count() or lines is not None  # 4
         if self._changed and (lines is None or time.monotonic() - self._committed_at >= self._commit_s):
             self.commit()  # 5

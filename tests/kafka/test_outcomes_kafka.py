@@ -204,11 +204,14 @@ def test_what_cannot_be_joined_is_said(
     assert Experiments(home).names() == []
 
 
-def test_log_of_another_kind_is_refused(freshet: Freshet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_join_ends_with_its_experiment_and_goes_on_from_no_other_kind_of_log(
+    freshet: Freshet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     create(freshet)
-    freshet("outcomes", "--until-end")
+    freshet("experiment", "stop")
+    freshet("outcomes", "exp", "--set", "worker.metrics_port=none")
     monkeypatch.setenv("FRESHET_KAFKA__BOOTSTRAP_SERVERS", "")
-    assert "joined from Kafka before" in freshet("outcomes", "--until-end", code=2)
+    assert "joined from Kafka before" in freshet("outcomes", "exp", "--until-end", code=2)
 
 
 def test_lists_without_a_topic_are_refused_after_one_wait(
