@@ -43,7 +43,7 @@ _SLOW = (
     "tests/consumers/test_experiment_command.py",
     "tests/consumers/test_forget",
     "tests/consumers/test_outcomes",
-    "tests/consumers/test_page.py",
+    "tests/consumers/test_page",
     "tests/consumers/test_query_command.py",
     "tests/consumers/test_rebuild.py",
     "tests/consumers/test_record_batches.py",
