@@ -9,20 +9,15 @@ one within phases.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
-from math import sqrt
-from typing import Literal, cast
-
-from river import bandit, proba, stats
+from typing import Literal
 
 from streaming.errors import SettingError
 from streaming.experiments.experiment import Experiment
 
 Policy = Literal["thompson", "ucb"]
 
-DRAWS = 500  # choices of Thompson sampling that shares are counted from
 EVERY = 500  # users from one decision to the next
 _WORTH = 0.02  # a change moves users, who are then left out: smaller ones are not made
 
@@ -57,25 +52,6 @@ class Bandit:
         return shares if changed >= _WORTH else None
 
 
-class _Conversions(proba.Beta):
-    """River's Beta posterior, updated by counts instead of one by one."""
-
-    def update(self, x: float, users: int = 1) -> None:
-        """Add users of whom x converted."""
-        self.alpha += int(x)
-        self.beta += users - int(x)
-
-
-class _UpperBounds(bandit.UCB):
-    """River's UCB, updated by counts instead of one by one."""
-
-    def update(self, arm_id: str, rate: float, users: int = 1) -> None:
-        """Add users of an arm with this rate of conversion."""
-        cast(stats.Mean, self._rewards[arm_id]).update(rate, w=users)
-        self._counts[arm_id] += users
-        self._n += users
-
-
 def bandit_shares(
     counts: dict[str, tuple[int, int]],
     floor: float,
@@ -104,36 +80,12 @@ def bandit_shares(
     for arm, (entered, converted) in counts.items():
         if not 0 <= converted <= entered:
             raise SettingError(f"bandit: {arm} has {converted} conversions of {entered} users.")
-    chosen = _thompson(counts, seed) if policy == "thompson" else _ucb(counts, seed, users)
+    # Loaded here, since river takes a second and most experiments have no bandit.
+    from streaming.experiments.policies import thompson, ucb
+
+    chosen = thompson(counts, seed) if policy == "thompson" else ucb(counts, seed, users)
     free = 1.0 - floor * len(counts)
     return {arm: round(floor + free * chosen[arm] / chosen.total(), 6) for arm in counts}
-
-
-def _thompson(counts: dict[str, tuple[int, int]], seed: int) -> Counter[str]:
-    policy = bandit.ThompsonSampling(reward_obj=_Conversions(), seed=seed)
-    for arm, (entered, converted) in counts.items():
-        policy.update(arm, converted, entered)  # type: ignore[no-untyped-call]
-    return Counter(cast(str, policy.pull(list(counts))) for _ in range(DRAWS))
-
-
-def _ucb(counts: dict[str, tuple[int, int]], seed: int, users: int) -> Counter[str]:
-    """Choices for so many users, with the rates held as they are."""
-    everyone = sum(entered for entered, _ in counts.values())
-    if not everyone:
-        return Counter(counts.keys())
-    rate = sum(converted for _, converted in counts.values()) / everyone
-    # The bound is in standard deviations of an outcome, which river leaves to who calls it.
-    policy = _UpperBounds(delta=sqrt(rate * (1.0 - rate)), seed=seed)
-    rates = {arm: converted / entered if entered else rate for arm, (entered, converted) in counts.items()}
-    for arm, (entered, _) in counts.items():
-        if entered:
-            policy.update(arm, rates[arm], entered)
-    chosen: Counter[str] = Counter()
-    for _ in range(users):
-        arm = cast(str, policy.pull(list(counts)))
-        policy.update(arm, rates[arm])
-        chosen[arm] += 1
-    return chosen
 
 
 def _counts(experiment: Experiment, arm: str) -> tuple[int, int]:
