@@ -89,10 +89,12 @@ def running(name: str, *words: str) -> Iterator[subprocess.Popen[str]]:
 def until(process: subprocess.Popen[str], wanted: str) -> str:
     """Read the process's log up to a line that contains `wanted`."""
     assert process.stderr is not None
+    said: list[str] = []
     for line in process.stderr:
+        said.append(line)
         if wanted in line:
             return line
-    raise AssertionError(f"the worker ended without {wanted!r}")
+    raise AssertionError(f"the worker ended without {wanted!r}; it said: {''.join(said[-20:])}")
 
 
 # -- going on ------------------------------------------------------------------------------------
@@ -376,15 +378,21 @@ def test_running_worker_keeps_its_store_until_sigterm_lets_it_leave(
     assert work(capsys, "mine", "--from", "events.jsonl")["events"] == 0
 
 
-def test_reads_standard_input(
+def test_reads_standard_input_alone_and_between_files(
     bare: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make()
     Path("events.jsonl").write_bytes(lines(50))
+    for name in ("a.jsonl", "b.jsonl"):
+        Path(name).write_bytes(lines(7))
     with Path("events.jsonl").open() as stream:
         monkeypatch.setattr("sys.stdin", stream)
         report = work(capsys, "mine", "--from", "-", "--until-end")
-    assert (report["learned"], report["offsets"]) == (50, {"-": 50})
+        assert (report["learned"], report["offsets"]) == (50, {"-": 50})
+        stream.seek(0)
+        report = work(capsys, "mine", "--from", "a.jsonl", "-", "b.jsonl", "--until-end")
+    files = {str(bare / name): 7 for name in ("a.jsonl", "b.jsonl")}
+    assert (report["learned"], report["offsets"]) == (64, {"-": 100, **files})
 
 
 def test_says_how_much_was_done_in_plain_words(bare: Path, capsys: pytest.CaptureFixture[str]) -> None:
