@@ -140,17 +140,22 @@ def _prepare(command: str) -> None:
 
 
 def _attach_dashes(words: Sequence[str]) -> list[str]:
-    """`--from -` as `--from=-`, because the parser takes a lone "-" for an option.
+    """`--from -` as `--from=-`, also behind files, because the parser takes a lone "-" for an option.
 
-    >>> _attach_dashes(["work", "mine", "--from", "-", "--json"])
-    ['work', 'mine', '--from=-', '--json']
+    >>> _attach_dashes(["work", "mine", "--from", "a.jsonl", "-", "--json"])
+    ['work', 'mine', '--from', 'a.jsonl', '--from=-', '--json']
     """
     attached: list[str] = []
+    option = ""
     for word in words:
         if word == "-" and attached and attached[-1] in _STREAMS:
             attached[-1] += "=-"
+        elif word == "-" and option == "--from":  # behind files
+            attached.append("--from=-")
         else:
             attached.append(word)
+        if word.startswith("--"):
+            option = word.partition("=")[0]
     return attached
 
 
