@@ -1,9 +1,4 @@
-"""Bad records of a topic enter; `<topic>.dlq` gets them, with their bytes, where they stood and why.
-
-A record of that topic has the bad record's key and value, and headers that name the version that refused it,
-its topic, partition, offset, source and the reason. A record with the header `freshet-retried` says instead
-that the position in its other headers was sent again.
-"""
+"""Bad records of a topic enter; `<topic>.dlq` gets them, with their bytes, where they stood and why."""
 
 from __future__ import annotations
 
@@ -15,6 +10,7 @@ import structlog
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
+from consumers.dead_letter_records import Headers, TopicLetter, headers_of, letter_of
 from consumers.dead_letters import DeadLetter
 from consumers.kafka_clients import (
     addresses,
@@ -23,7 +19,6 @@ from consumers.kafka_clients import (
     consumer_of,
     made_topic,
     opened,
-    place_of,
     said,
     topic_configs,
     topic_of,
@@ -34,7 +29,6 @@ from streaming.events import BadRecord
 
 logger = structlog.get_logger()
 
-Headers = list[tuple[str, bytes]]
 RAW_BYTES = 1_000  # of a record that the topic refuses as too large
 _HEADER_BYTES = 65_536  # room for the headers beside the largest record
 _MOST_UNSURE = 10_000  # records that are sent and may not be acknowledged yet
@@ -45,20 +39,6 @@ _FIXED = {"enable_idempotence": True, "acks": "all", "key_serializer": None, "va
 _LARGEST = 2**30
 _MOST_BYTES = 1_048_588  # of a record, where Kafka does not say
 _OVERHEAD_BYTES = 200  # of a record and its batch, beside their contents
-
-
-class TopicLetter(NamedTuple):
-    """A dead letter with all of its bytes.
-
-    Attributes:
-        topic, partition: where it stood.
-    """
-
-    letter: DeadLetter
-    topic: str
-    partition: int
-    key: bytes | None
-    value: bytes | None
 
 
 class _Unsure(NamedTuple):
@@ -110,7 +90,7 @@ class KafkaDeadLetters:
         Raises:
             BrokerError: Kafka cannot be reached; the record is not added.
         """
-        headers = self._headers(source, bad.offset, bad.reason)
+        headers = headers_of(self.version, source, bad.offset, bad.reason)
         if bad.whole is None and bad.length is not None:
             headers.append(("freshet-length", b"%d" % bad.length))
         self._send(bad.raw if bad.whole is None else bad.whole, bad.key, headers)
@@ -271,24 +251,6 @@ class KafkaDeadLetters:
             self._producer = opened(KafkaProducer, {**self._settings, **_FIXED, **own})
         return self._producer
 
-    def _headers(self, source: str, offset: int, reason: str) -> Headers:
-        place = place_of(source)
-        if place is None:
-            raise BrokerError(
-                f"{source} is no partition of a topic, so {self.topic} cannot take its records."
-            )
-        values = {
-            "topic": place.topic,
-            "partition": str(place.partition),
-            "offset": str(offset),
-            "source": source,
-            "reason": reason,
-            "version": self.version,
-        }
-        return [
-            (f"freshet-{name}", value.encode("utf-8", "backslashreplace")) for name, value in values.items()
-        ]
-
     def _found(self, consumer: KafkaConsumer) -> Iterator[TopicLetter]:
         """All records of this version as they stand in the topic, those that say "sent again" too."""
         places = [
@@ -305,7 +267,7 @@ class KafkaDeadLetters:
                     f"{self.topic} gives no records. See whether its replicas are up; try again."
                 )
             for record in (record for records in polled.values() for record in records):
-                letter = _letter(record)
+                letter = letter_of(record)
                 if letter is not None and letter[0] == self.version:
                     yield letter[1]
 
@@ -317,7 +279,9 @@ class KafkaDeadLetters:
             futures = []
             for letter in letters:
                 where = f"{letter.letter.source}@{letter.letter.offset}".encode()
-                note = self._headers(letter.letter.source, letter.letter.offset, letter.letter.reason)
+                note = headers_of(
+                    self.version, letter.letter.source, letter.letter.offset, letter.letter.reason
+                )
                 again = [("freshet-retried", where)]
                 futures += [
                     producer.send(letter.topic, letter.value, letter.key, again, letter.partition),
@@ -338,19 +302,3 @@ class KafkaDeadLetters:
         )
         raised.retriable = bool(error.retriable)
         return raised
-
-
-def _letter(record: Any) -> tuple[str, TopicLetter] | None:
-    """The version and the dead letter of a record, None where somebody else wrote it."""
-    headers = dict(record.headers)
-    try:
-        topic, source, reason, version = (
-            headers[f"freshet-{name}"].decode() for name in ("topic", "source", "reason", "version")
-        )
-        partition, offset = int(headers["freshet-partition"]), int(headers["freshet-offset"])
-        length = int(headers["freshet-length"]) if "freshet-length" in headers else None
-    except (KeyError, ValueError):
-        return None
-    raw = (record.value or b"").decode("utf-8", "backslashreplace")
-    letter = DeadLetter(source, offset, reason, raw, length=length, retried="freshet-retried" in headers)
-    return version, TopicLetter(letter, topic, partition, record.key, record.value)

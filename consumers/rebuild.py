@@ -13,7 +13,6 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event as Flag
 from typing import Any, NamedTuple
@@ -25,49 +24,19 @@ from consumers.embeddings import EmbeddingWorker
 from consumers.eventlog.journal import JournalLog, topic_of
 from consumers.eventlog.kafka_part import parsed_name
 from consumers.metrics import WorkerMetrics
+from consumers.rebuilt import Rebuilt, compare
 from consumers.settings import WorkerSettings
 from state.directories import alive
 from state.erasure import forget
 from state.erasure_list import read_erasures
-from state.findings import text_of
 from state.learned import Learned
 from state.ledger import JournalSlice, Ledger, journal_of
 from state.lineage import read_lineage
 from state.rocksdb import RocksStore
 from state.store import Store
 from state.versions import Version
-from streaming.errors import InputError, InputVanishedError, StoreError, VersionError
+from streaming.errors import InputError, InputVanishedError, VersionError
 from streaming.rules import EventRules
-
-MOST_DIFFERENCES = 1000  # kept; the others are counted
-
-
-class Difference(NamedTuple):
-    """A key whose value is not what the log says; "" for the store as a whole."""
-
-    key: str
-    what: str
-
-
-@dataclass(slots=True)
-class Rebuilt:
-    """What came of a rebuild.
-
-    Attributes:
-        records: learned again: events, bad and blank ones.
-        keys: compared.
-        differences: the first MOST_DIFFERENCES of them.
-        found: number of differences in all.
-        replaced: whether the new store is now in the old one's place.
-    """
-
-    events: int = 0
-    records: int = 0
-    keys: int = 0
-    differences: list[Difference] = field(default_factory=list)
-    found: int = 0
-    replaced: bool = False
-    seconds: float = 0.0
 
 
 class _Reading(NamedTuple):
@@ -198,61 +167,10 @@ def _learn_again(
     learned.commit()
 
 
-def compare(old: Store, new: Store) -> Rebuilt:
-    """Which keys of a store are not as in the store that was made again."""
-    result = Rebuilt()
-    for key, have, want in _side_by_side(_readable(old, result), new.scan(b"")):
-        result.keys += 1
-        if have is None:
-            _note(result, key, "the log gives it; the store lacks it.")
-        elif want is None:
-            _note(result, key, "the store has it; the log does not give it.")
-        elif have != want:
-            pairs = enumerate(zip(have, want, strict=False))
-            same = next((k for k, (a, b) in pairs if a != b), min(len(have), len(want)))
-            sizes = f"{len(have)} bytes in the store, {len(want)} from the log"
-            what = f"{sizes}; byte {same} is the first to differ."
-            _note(result, key, what)
-    return result
-
-
 def rules_of(text: str) -> EventRules:
     """The rules that the ledger notes as text."""
     given = json.loads(text)
     return EventRules(**{**given, "where": tuple(tuple(pair) for pair in given["where"])})
-
-
-def _note(result: Rebuilt, key: bytes, what: str) -> None:
-    result.found += 1
-    if len(result.differences) < MOST_DIFFERENCES:
-        result.differences.append(Difference(text_of(key), what))
-
-
-def _readable(store: Store, result: Rebuilt) -> Iterator[tuple[bytes, bytes]]:
-    """All that can be read of a store that may be damaged."""
-    for letter in range(255):
-        try:
-            yield from store.scan(bytes([letter]))
-        except StoreError as damage:
-            _note(result, bytes([letter]), f"keys that start like this can be read in part only: {damage}")
-
-
-def _side_by_side(
-    old: Iterator[tuple[bytes, bytes]], new: Iterator[tuple[bytes, bytes]]
-) -> Iterator[tuple[bytes, bytes | None, bytes | None]]:
-    """(key, old value, new value) of two ordered sequences."""
-    a, b = next(old, None), next(new, None)
-    while a is not None or b is not None:
-        if b is None or (a is not None and a[0] < b[0]):
-            assert a is not None
-            yield a[0], a[1], None
-            a = next(old, None)
-        elif a is None or b[0] < a[0]:
-            yield b[0], None, b[1]
-            b = next(new, None)
-        else:
-            yield a[0], a[1], b[1]
-            a, b = next(old, None), next(new, None)
 
 
 def _periods(

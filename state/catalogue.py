@@ -1,30 +1,28 @@
 """The catalogue: items with availability, categories and features enter; what may be served leaves.
 
 A catalogue is held in flat arrays: ids in one table, categories as numbers, features as JSON bytes. A
-version has its own items in its own slots; a `Listing` keeps masks over these, and after each change of
-either side works out again only the slots that it concerns.
+version has its own items in its own slots; a `Listing` (`listing`) keeps masks over these, and after each
+change of either side works out again only the slots that it concerns.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Mapping, Sequence
 from threading import RLock
-from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from state.ids import IdTable, remove
+from state.spans import Spans, having, longer
 from streaming.errors import UnknownIdError, nearest
 from streaming.events import Ids
-from streaming.kernels import kernel
 
 Feature = float | int | str | bool | list[float]
 
 _LOG = 65_536  # changed ids that are remembered; who is further behind looks at all items
-_MASKS = 32  # categories whose masks a listing keeps
 
 
 class CatalogueItem(msgspec.Struct, frozen=True):
@@ -39,76 +37,6 @@ class CatalogueItem(msgspec.Struct, frozen=True):
     available: bool = True
     categories: tuple[str, ...] = ()
     features: dict[str, Feature] = {}
-
-
-class Items(Protocol):
-    """The items of a version, in slots 0 … count - 1; a serial is never given to a second item."""
-
-    ids: IdTable
-    count: int
-    serial: NDArray[np.int32]
-
-
-class _Spans:
-    """Slot → a span of one array; what is replaced is left behind until half of it is garbage."""
-
-    def __init__(self, kind: Any) -> None:
-        self.first = np.zeros(0, np.int64)
-        self.number = np.zeros(0, np.int32)
-        self.data: NDArray[Any] = np.zeros(1024, kind)
-        self._used = self._garbage = 0
-
-    def make_room(self, slots: int) -> None:
-        self.first = _longer(self.first, slots)
-        self.number = _longer(self.number, slots)
-
-    def put(self, slots: NDArray[np.int64], lengths: NDArray[np.int32], flat: NDArray[Any]) -> None:
-        """Give each slot its span, these being one behind the other in `flat`."""
-        total = len(flat)
-        self._garbage += int(self.number[slots].sum())
-        self.number[slots] = 0
-        if self._used + total > len(self.data):
-            self._compact(total)
-        self.first[slots] = self._used + np.cumsum(lengths) - lengths
-        self.number[slots] = lengths
-        self.data[self._used : self._used + total] = flat
-        self._used += total
-
-    def of(self, slot: int) -> NDArray[Any]:
-        first = self.first[slot]
-        span: NDArray[Any] = self.data[first : first + self.number[slot]]
-        return span
-
-    def _compact(self, more: int) -> None:
-        """Room for `more`, without the garbage."""
-        kept = np.flatnonzero(self.number)
-        lengths = self.number[kept].astype(np.int64)
-        starts = np.cumsum(lengths) - lengths
-        used = int(lengths.sum())
-        data = np.zeros(max(1024, 2 * (used + more)), self.data.dtype)
-        data[:used] = self.data[np.repeat(self.first[kept] - starts, lengths) + np.arange(used)]
-        self.first[kept] = starts
-        self.data, self._used, self._garbage = data, used, 0
-
-
-@kernel
-def _having(
-    first: NDArray[np.int64],
-    number: NDArray[np.int32],
-    codes: NDArray[np.int32],
-    places: NDArray[np.int32],
-    code: int,
-    out: NDArray[np.bool_],
-) -> None:
-    """out[i] = whether the codes of places[i] (-1: none) hold `code`."""
-    for i in range(places.shape[0]):
-        out[i] = False
-        place = places[i]
-        if place >= 0:
-            for k in range(first[place], first[place] + number[place]):
-                if codes[k] == code:
-                    out[i] = True
-                    break
 
 
 class Catalogue:
@@ -132,7 +60,7 @@ class Catalogue:
     def _begin(self) -> None:
         self.ids = IdTable(1024)
         self.available = np.zeros(0, np.bool_)
-        self._categories, self._features = _Spans(np.int32), _Spans(np.uint8)
+        self._categories, self._features = Spans(np.int32), Spans(np.uint8)
         self._free: list[int] = []
         self._slots = 0
 
@@ -217,7 +145,7 @@ class Catalogue:
     def having(self, places: NDArray[np.int32], code: int) -> NDArray[np.bool_]:
         """Whether the items in these slots of the catalogue are in a category."""
         out, spans_of = np.empty(len(places), np.bool_), self._categories
-        _having(spans_of.first, spans_of.number, spans_of.data, places, code, out)
+        having(spans_of.first, spans_of.number, spans_of.data, places, code, out)
         return out
 
     def allows(self, names: Sequence[str], category: str | None = None) -> NDArray[np.bool_]:
@@ -274,88 +202,6 @@ class Catalogue:
         self._features.put(slots, lengths, np.frombuffer(b"".join(encoded), np.uint8))
 
     def _make_room(self, slots: int) -> None:
-        self.available = _longer(self.available, slots)
+        self.available = longer(self.available, slots)
         self._categories.make_room(slots)
         self._features.make_room(slots)
-
-
-class Listing:
-    """What of a version's items the catalogue allows, as masks over the version's slots.
-
-    Any thread may ask. Where another process moves the items meanwhile, the caller reads again as it
-    does for the rows, or asks `Catalogue.allows` for the ids that it found.
-    """
-
-    def __init__(self, catalogue: Catalogue) -> None:
-        self.catalogue = catalogue
-        self._seen = 0  # changes of the catalogue that are in the masks
-        self._serial = np.zeros(0, np.int32)  # of the items that the masks are of
-        self._place = np.zeros(0, np.int32)  # their slots in the catalogue, -1 for none
-        self._allowed = np.zeros(0, np.bool_)
-        self._by_code: OrderedDict[int, NDArray[np.bool_]] = OrderedDict()
-
-    def allowed(self, items: Items, category: str | None = None) -> NDArray[np.bool_]:
-        """(count,) whether the item of each slot may be served; of a category, where one is given.
-
-        Raises:
-            UnknownIdError: no item was ever in the category.
-        """
-        catalogue = self.catalogue
-        with catalogue.lock:
-            count = items.count
-            self._refresh(items, count)
-            if category is None:
-                return self._allowed[:count].copy()
-            code = catalogue.code(category)
-            if code not in self._by_code:
-                mask = np.zeros(len(self._serial), np.bool_)
-                mask[:count] = catalogue.having(self._place[:count], code)
-                self._by_code[code] = mask
-                if len(self._by_code) > _MASKS:
-                    self._by_code.popitem(last=False)
-            self._by_code.move_to_end(code)
-            both: NDArray[np.bool_] = self._allowed[:count] & self._by_code[code][:count]
-            return both
-
-    def _refresh(self, items: Items, count: int) -> None:
-        """Bring the masks up to both sides."""
-        if count > len(self._serial):
-            self._make_room(max(1024, 2 * count))
-        serial = items.serial[:count]
-        stale = self._serial[:count] != serial
-        changed = self.catalogue.changed_since(self._seen)
-        if changed is None:
-            stale[:] = True
-        elif changed:
-            slots = items.ids.slots_of(Ids.of(changed))
-            stale[slots[(slots >= 0) & (slots < count)]] = True
-        self._seen = self.catalogue.changes
-        old = np.flatnonzero(stale)
-        if not len(old):
-            return
-        self._serial[old] = serial[old]
-        ids = items.ids.arrays
-        start = ids.start[old]
-        places = self.catalogue.ids.slots_of(Ids(ids.data, start, start + ids.length[old]))
-        self._place[old] = places
-        self._allowed[old] = self.catalogue.offered(places)
-        for code, mask in self._by_code.items():
-            mask[old] = self.catalogue.having(places, code)
-
-    def _make_room(self, slots: int) -> None:
-        have = len(self._serial)
-        self._serial = _longer(self._serial, slots)
-        self._serial[have:] = -1
-        self._place = _longer(self._place, slots)
-        self._allowed = _longer(self._allowed, slots)
-        for code, mask in self._by_code.items():
-            self._by_code[code] = _longer(mask, slots)
-
-
-def _longer(array: NDArray[Any], size: int) -> NDArray[Any]:
-    """A copy with room for `size` entries, where there is less; what is new is zero."""
-    if size <= len(array):
-        return array
-    new = np.zeros(size, array.dtype)
-    new[: len(array)] = array
-    return new
