@@ -13,7 +13,6 @@ The store, a RocksDB of its own (state/sequences_directory.py says where), with 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -27,7 +26,7 @@ from state.arena import DONE, Arena
 from state.ids import IdTable
 from state.ledger import Ledger, as_json, sealed, unsealed
 from state.rows import touched_in
-from state.sequences_directory import FACT_DIMENSION, FACT_IDLE, FACT_MODE, MODES
+from state.sequences_directory import FACT_DIMENSION, FACT_IDLE, FACT_MODE, MODES, SESSIONS, state_of
 from state.sequences_items import ItemRows
 from state.spec import Spec
 from state.store import Store
@@ -40,7 +39,6 @@ from streaming.session.examples import new_examples
 from streaming.session.gate import Gate, Record
 from streaming.session.options import Options, options_of
 
-SESSIONS = b"msessions"
 BENEATH = "softmax"  # the learner whose query is corrected
 _WARM = 4096  # users that are read at one go
 _BLOCK = 64  # examples in one value
@@ -241,13 +239,6 @@ class Sequences:
                 part = array[first : first + _BLOCK]
                 part[...] = np.frombuffer(words, part.dtype, part.size, at).reshape(part.shape)
                 at += part.nbytes
-
-
-def state_of(store: Store) -> dict[str, Any] | None:
-    """What `msessions` says: options, gate, mode, counts; None before the first commit."""
-    value = store.get_many([SESSIONS])[0]
-    found: dict[str, Any] | None = None if value is None else json.loads(unsealed(SESSIONS, value))
-    return found
 
 
 def _array_key(number: int) -> bytes:

@@ -11,15 +11,28 @@ Sequences belong to one copy of a version's store: where that was replaced, they
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import structlog
+
+from state.directories import VersionDirectory
 from state.durable import aside, write_whole
+from state.ledger import unsealed
 from state.rocksdb import RocksStore
+from state.store import Store
 from state.versions import Version
+from streaming.errors import StoreError, StoreLockedError
+
+logger = structlog.get_logger()
 
 SEQUENCES = "sequences"  # the directory in that of a version
+SESSIONS = b"msessions"  # options, gate, totals
 MODES = ("auto", "open", "shut")  # of the gate, by number
 FACT_MODE, FACT_IDLE, FACT_DIMENSION = range(3)  # places in the array of facts that servers read
 _CACHE_BYTES = 32 << 20
@@ -76,3 +89,29 @@ class SequenceDirectory(Version):
 def sequences_of(version: Version) -> SequenceDirectory:
     """The directory of a version's sequences; it need not be there."""
     return SequenceDirectory(version.name, version.path / SEQUENCES, version.spec)
+
+
+def state_of(store: Store) -> dict[str, Any] | None:
+    """Options, gate, its mode and totals of sequences; None before the first commit."""
+    value = store.get_many([SESSIONS])[0]
+    found: dict[str, Any] | None = None if value is None else json.loads(unsealed(SESSIONS, value))
+    return found
+
+
+@contextmanager
+def holding_sequences(version: VersionDirectory) -> Iterator[None]:
+    """Keep transformers' workers from a version's sequences, where there are any; they may be damaged.
+
+    Raises:
+        StoreLockedError: a worker has them.
+    """
+    store = version.path / SEQUENCES / "store"
+    with ExitStack() as held:
+        if (store / "CURRENT").exists():
+            try:
+                held.enter_context(RocksStore(store, cache_bytes=_CACHE_BYTES))
+            except StoreLockedError:
+                raise
+            except StoreError as damage:
+                logger.warning("store_damaged", path=str(store), reason=str(damage))
+        yield

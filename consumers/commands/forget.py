@@ -18,12 +18,14 @@ from consumers.dead_letters import DeadLetter, DeadLetters
 from consumers.event_rules import event_rules
 from consumers.outcomes_forgetting import forget_in_all
 from consumers.outcomes_store import OUTCOMES
+from consumers.sessions_care import drop_without_snapshot
 from state.durable import remove
 from state.erasure_list import Kind, add_erasure, now_us, read_erasures
 from state.guests import checked
 from state.ledger import Ledger
 from state.lineage import read_lineage
 from state.releases import Releases
+from state.sequences_directory import sequences_of
 from state.versions import Registry, Version
 from streaming.errors import FreshetError, StoreLockedError, UsageError
 
@@ -130,6 +132,8 @@ def _in_version(
         version = registry.get(name)
         if version.learned_anything:
             done["rows"] = _asked(version, known, purge)["rows"]
+        if (sequences := sequences_of(version)).learned_anything:
+            done["rows"] += _asked(sequences, known, purge)["rows"]
         for kind, id_ in known:
             if kind == "user":
                 done["dead_letters"] = _without_letters(version, id_)
@@ -149,6 +153,7 @@ def _dropped(version: Version, holding: list[int], drop: _Drop) -> list[int]:
     left = [number for number in holding if not (drop.beginnings if number == beginning else drop.snapshots)]
     for number in set(holding) - set(left):
         remove(version.snapshot_path(number))
+    drop_without_snapshot(version)
     if drop.snapshots and left:
         print(
             f"{version.name}: the snapshot after event {beginning} holds the row. The version began with it "

@@ -10,6 +10,7 @@ from consumers.commands.home import registry
 from consumers.commands.output import emit, progress
 from consumers.commands.version_parts import client_of
 from consumers.control import ask
+from consumers.sessions_care import bringing_back, keep_sequences
 from state.versions import Version
 from streaming.errors import UsageError, VersionError
 
@@ -126,6 +127,7 @@ def snapshot(name: str, /, *, json: Switch = False) -> None:
     if not version.learned_anything:
         raise VersionError(f'"{name}" has learned nothing yet; there is nothing to keep.')
     done = ask(version, "snapshot", keep=current_settings().worker.snapshots_kept)
+    keep_sequences(version, done["snapshot"])
     kept = ", ".join(map(str, done["snapshots"]))
     emit({"version": name, **done}, json, f"{name}: snapshot {done['snapshot']} is kept. Snapshots: {kept}")
 
@@ -142,7 +144,8 @@ def restore(name: str, /, *, snapshot: str = "latest") -> None:
     """
     version = registry().get(name)
     number = _number_of(version, snapshot)
-    version.restore(number)
+    with bringing_back(version, number):
+        version.restore(number)
     print(f"{name} is as it was after event {number:,}")
 
 

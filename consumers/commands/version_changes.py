@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -13,6 +14,7 @@ from consumers.commands.home import registry, releases
 from consumers.commands.output import emit, table
 from consumers.commands.version_parts import client_of, given_of
 from consumers.control import ask
+from consumers.sessions_care import fork_sequences
 from consumers.standing import must_be_ready, standings
 from state.ledger import Ledger
 from state.release_file import Released
@@ -54,8 +56,9 @@ def fork(
     spec = forked_spec(source, given_of(set_ or []))
     paused: list[float] = []
 
-    def checkpoint(_: object) -> None:
+    def checkpoint(half: Path) -> None:
         paused.append(ask(source, "fork", name=name, asker=os.getpid())["seconds"])
+        fork_sequences(source, half)
 
     number = forked(registry(), source, name, spec, checkpoint)
     changed = difference_of(source.spec, spec)

@@ -19,12 +19,14 @@ from consumers.commands.home import registry, releases
 from consumers.commands.output import emit, pairs, table
 from consumers.commands.version_parts import client_of, given_of, moment_of
 from consumers.control import worker_of
+from consumers.sessions_care import sequences_in_words, shown_sequences
 from consumers.standing import Standing, standings
 from state.directories import VersionDirectory
 from state.evaluations import read_prequential
 from state.ledger import Ledger
 from state.lineage import read_lineage
 from state.rocksdb import RocksStore
+from state.sequences_directory import holding_sequences
 from state.versions import Version
 from streaming.errors import FreshetError, UsageError
 
@@ -150,7 +152,7 @@ def delete(name: str, /, *, yes: Switch = False, why: str = "") -> int:
     if not yes and not _agreed(VersionDirectory(name, path)):
         print(f"{name} is kept", file=sys.stderr)
         return 1
-    with releases().deleting(name, why):
+    with holding_sequences(VersionDirectory(name, path)), releases().deleting(name, why):
         registry().delete(name)
     print(f"{name} is deleted")
     return 0
@@ -235,11 +237,12 @@ def _whole(version: Version) -> dict[str, Any]:
         "bytes": {"store": _bytes(version.store_path), "all": _bytes(version.path)},
         "prequential": None,
         "lineage": [],
+        "sequences": None,
     }
     if not version.learned_anything:
         return data
     with version.reading() as store:
-        return data | _stored(store)
+        return data | _stored(store) | {"sequences": shown_sequences(version)}
 
 
 def _stored(store: RocksStore) -> dict[str, Any]:
@@ -268,6 +271,7 @@ def _shown(data: Mapping[str, Any]) -> dict[str, object]:
     for origin in data["lineage"]:
         changed = f"; {origin['detail']}" if origin["detail"] else ""
         shown["began as"] = f"{origin['kind']} of {origin['source']} at event {origin['number']:,}{changed}"
+    shown |= sequences_in_words(data["sequences"])
     shown["snapshots"] = ", ".join(map(str, data["snapshots"])) or "none"
     shown["size"] = (
         f"{data['bytes']['store'] / 1e6:,.1f} MB, with snapshots {data['bytes']['all'] / 1e6:,.1f} MB"
