@@ -3,7 +3,8 @@
     python -m benchmarks.drift
 
 Cost: the stream S, file → durable, by workers with all metrics and drift detection and by workers with
-none, in turns. Beside it the time within the metrics' own calls, which noise of the machine hides less.
+none, in turns. Beside it the processor time within the metrics' own calls, which noise of the machine hides
+less, and what a scrape of the worker's page takes.
 
 Alarms: the simulator's stationary stream, then all tastes and popularities change at once; ten seeds for
 each learner. What comes before the change is a false alarm, what comes within 20,000 events after it
@@ -22,15 +23,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 
 from benchmarks.path import Again
 from benchmarks.run import worker
 from benchmarks.stream import EVENTS, stream_s
-from benchmarks.verdict import Report, interleaved, ratio, run_benchmark
+from benchmarks.verdict import Report, interleaved, ratio, run_benchmark, timed
 from consumers.embeddings import learn_events
 from consumers.logs import configure_logs
-from consumers.metrics import VersionMetrics, WorkerMetrics
+from consumers.metrics import SERIES, VersionMetrics, WorkerMetrics
 from state.learned import Learned
 from state.memory import MemoryStore
 from state.spec import new_spec
@@ -39,17 +40,22 @@ from streaming.simulator import Simulator, SimulatorOptions
 LEARNERS = ("bpr", "softmax")  # the embedding learners whose own work is least and that is the default
 STATIONARY, WITHIN, SEEDS = 200_000, 20_000, 10
 _BATCH = 4096
+_SCRAPES = 50
 
 
 class Nothing:
-    """Metrics that observe nothing: whatever is called returns None."""
+    """Metrics that observe nothing: whatever is called returns None, but `watching` what does nothing."""
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *_, **__: None
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return lambda *_, **__: _nothing if name == "watching" else None
+
+
+def _nothing(*_: Any) -> None:
+    """In place of a watch."""
 
 
 class Clocked:
-    """Metrics whose calls are timed."""
+    """Metrics whose calls are timed: processor time of the thread that makes them."""
 
     def __init__(self, metrics: Any) -> None:
         self._metrics, self.seconds = metrics, 0.0
@@ -62,11 +68,11 @@ class Clocked:
 
     def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*given: Any, **named: Any) -> Any:
-            begun = time.perf_counter()
+            begun = time.thread_time()
             try:
                 return call(*given, **named)
             finally:
-                self.seconds += time.perf_counter() - begun
+                self.seconds += time.thread_time() - begun
 
         return timed
 
@@ -85,18 +91,21 @@ def cost(path: Path, learner: str, rounds: int) -> dict[str, float]:
             contestants[name]()
         times = interleaved(contestants, rounds)
         embedding_worker = held.enter_context(worker(learner, path))
-        clocked = Clocked(WorkerMetrics(CollectorRegistry()).of("v"))
+        registry = CollectorRegistry()
+        clocked = Clocked(WorkerMetrics(registry).of("v"))
         embedding_worker._metrics = clocked  # type: ignore[assignment]
         again = Again(embedding_worker, path, Path(links))
         again()
-        clocked.seconds, begun = 0.0, time.perf_counter()
-        again()
-        took = time.perf_counter() - begun
+        clocked.seconds = 0.0
+        took = timed(again).cpu
+        scrapes = [timed(lambda: generate_latest(registry)).cpu for _ in range(_SCRAPES)]
     cpu = {name: [t.cpu for t in row] for name, row in times.items()}
     return {
         "share_by_runs": ratio(cpu["on"], cpu["off"]) - 1.0,
         "share_by_calls": clocked.seconds / took,
         "microseconds_an_event": 1e6 * median(cpu["off"]) / again._events,
+        "scrape_ms": 1e3 * median(scrapes),
+        "series": sum(len(family.samples) for family in registry.collect()),
     }
 
 
@@ -145,6 +154,8 @@ def measure(quick: bool) -> Report:
             f"{learner}: share of the time that the metrics' calls take", spent["share_by_calls"], 0.03, note
         )
         report.beside(f"{learner}: the same by runs with and without, processor time", spent["share_by_runs"])
+        report.at_most(f"{learner}: processor time of a scrape, ms", spent["scrape_ms"], 20.0)
+        report.at_most(f"{learner}: series of a worker on one file", spent["series"], SERIES + 1)
         stationary, within, seeds = (20_000, 4096, 1) if quick else (STATIONARY, WITHIN, SEEDS)
         runs = [alarms(learner, seed, stationary, within) for seed in range(1, seeds + 1)]
         report.figures[learner]["alarms"] = runs

@@ -14,12 +14,14 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import structlog
-from prometheus_client import Counter
+from prometheus_client import Counter, disable_created_metrics
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 Format = Literal["auto", "console", "json"]
 Level = Literal["debug", "info", "warning", "error"]
 
+# Of each counter and histogram the client would tell when it began, in as many series again.
+disable_created_metrics()
 WARNINGS = Counter("freshet_warnings", "Warnings and errors logged, by the name of the log event.", ["event"])
 _LEVELS = logging.getLevelNamesMapping()
 
