@@ -16,6 +16,7 @@ import zstandard
 from streaming.errors import InputError, InputFormatError, InputVanishedError
 
 BLOCK_BYTES = 1 << 20
+_TAIL_BYTES = 256  # of what was read last, by which a file that was written anew is known
 _ZSTD_BYTES = 1 << 13  # compressed bytes at a time: what they expand to is held in memory
 
 
@@ -44,7 +45,7 @@ class FileBytes:
     """Bytes of a plain, gzip or zstd file.
 
     Raises:
-        InputVanishedError: the file is gone, was replaced or has been cut below what was read.
+        InputVanishedError: the file is gone, was replaced, written anew or cut below what was read.
         InputFormatError: a compressed file is damaged or cut short.
         InputError: it cannot be read.
     """
@@ -56,6 +57,7 @@ class FileBytes:
         self._file = open_file(path)
         self._identity = _identity(os.fstat(self._file.fileno()))
         self._damage: Exception | None = None
+        self._tail = b""  # what was read last of a file that grows
         self._part: Callable[[int], bytes] = self._file.read
         if self._compression == "gz":
             self._part = gzip.GzipFile(fileobj=self._file).read1
@@ -82,7 +84,10 @@ class FileBytes:
             size += len(part)
         if self._damage is not None and not parts:
             raise self._damaged(records) from self._damage
-        return b"".join(parts)
+        data = b"".join(parts)
+        if self.grows and data:
+            self._tail = (self._tail + data[-_TAIL_BYTES:])[-_TAIL_BYTES:]
+        return data
 
     def room(self) -> int:
         """Bytes that may be read now, where not all that is there may be."""
@@ -126,6 +131,12 @@ class FileBytes:
             raise InputVanishedError(
                 f"{self.name} has {status.st_size} bytes, fewer than the {self._file.tell()} read "
                 f"up to record {records}. Put the whole file back and run the same command again."
+            )
+        at = self._file.tell() - len(self._tail)
+        if self._tail and os.pread(self._file.fileno(), len(self._tail), at) != self._tail:
+            raise InputVanishedError(
+                f"{self.name} was written anew after record {records}: what was read is no longer in it. "
+                "Give the new file a name of its own; to follow a log, append to it."
             )
 
 

@@ -320,6 +320,19 @@ def test_file_that_vanishes_while_it_is_read_is_an_error(
     log.close()
 
 
+def test_followed_file_that_is_written_anew_and_longer_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(json_lines(table(100)))
+    log = FilesLog([path], RULES, follow=True)
+    assert log.poll(100, 0.0) is not None
+    path.write_bytes(path.read_bytes() + json_lines(table(10)))  # the same beginning
+    assert log.poll(100, 0.0) is not None
+    path.write_bytes(b"\n" + path.read_bytes() + json_lines(table(10)))
+    with pytest.raises(InputVanishedError, match="written anew after record 110"):
+        log.poll(100, 0.0)
+    log.close()
+
+
 def test_follow_waits_for_whole_lines_and_takes_files_in_turn(tmp_path: Path) -> None:
     first, second, rows = tmp_path / "a.jsonl", tmp_path / "b.csv", table(6)
     first.write_bytes(json_lines(rows[:2]) + b'{"user": "late", "item": "i",')
