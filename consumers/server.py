@@ -22,6 +22,7 @@ from starlette.responses import Response
 from consumers.exposing import Exposing
 from consumers.page_server import add_page
 from consumers.posting import Intake
+from consumers.release import release
 from consumers.server_access import Access
 from consumers.server_edge import Edge, ServerMetrics
 from consumers.server_errors import JSON, RequestError, response_to
@@ -32,7 +33,6 @@ from consumers.server_health import Health
 from consumers.server_reading import Reading
 from consumers.server_routes import add
 from consumers.serving import Serving
-from consumers.settings import release
 from streaming.errors import FreshetError
 from streaming.rules import EventRules
 

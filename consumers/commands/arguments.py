@@ -1,4 +1,4 @@
-"""Types of arguments that many commands take."""
+"""A type of argument that many commands take."""
 
 from __future__ import annotations
 
@@ -7,4 +7,3 @@ from typing import Annotated
 from cyclopts import Parameter
 
 Switch = Annotated[bool, Parameter(negative=())]  # without a --no- form
-Why = Annotated[str, Parameter(name="--why")]

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from consumers.catalogue_file import CatalogueFile
 from consumers.catalogue_input import CatalogueInput, Reading, open_catalogue
+from consumers.commands.arguments import Switch
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit, pairs, table
 from streaming.errors import SettingError, UnknownIdError
 
 app = App(name="catalogue", help="Show the catalogue of items, and check it.")
-_Flag = Annotated[bool, Parameter(negative=())]
 
 
 @app.command
-def show(item: str, /, *, json: _Flag = False) -> None:
+def show(item: str, /, *, json: Switch = False) -> None:
     """Show what the catalogue says of an item.
 
     Parameters
@@ -36,7 +36,7 @@ def show(item: str, /, *, json: _Flag = False) -> None:
 
 
 @app.command
-def categories(*, json: _Flag = False) -> None:
+def categories(*, json: Switch = False) -> None:
     """List the categories, and how many available items each has.
 
     Parameters
@@ -51,7 +51,7 @@ def categories(*, json: _Flag = False) -> None:
 
 
 @app.command
-def check(file: str | None = None, /, *, json: _Flag = False) -> int:
+def check(file: str | None = None, /, *, json: Switch = False) -> int:
     """Read a catalogue and list the records that are refused; the others hold.
 
     Parameters

@@ -1,4 +1,4 @@
-"""What the commands of `freshet versions` share: settings enter; the registry and forms of answers leave."""
+"""How the settings of a version are given on the command line, and how times are shown."""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ Later layers win, key by key: defaults, file, environment, flags. A setting is
 `description` shows the result.
 """
 
-from consumers.release import release
 from consumers.settings.description import Described, describe
 from consumers.settings.keys import KEYS, environment_name
 from consumers.settings.loading import load_settings
@@ -45,5 +44,4 @@ __all__ = [
     "duration",
     "environment_name",
     "load_settings",
-    "release",
 ]
