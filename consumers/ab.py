@@ -43,8 +43,10 @@ from consumers.eventlog.files import FilesLog
 from consumers.eventlog.segments import EVENTS, Segments
 from consumers.experiments import begin, end
 from consumers.metrics import VersionMetrics, WorkerMetrics
-from consumers.outcomes import OutcomeMetrics, Outcomes, opened_store
+from consumers.outcomes import Outcomes
 from consumers.outcomes_logs import segment_logs
+from consumers.outcomes_metrics import OutcomeMetrics
+from consumers.outcomes_store import opened_store
 from consumers.settings import Settings
 from state.experiments import Experiments, Trial
 from state.releases import Releases
@@ -147,7 +149,7 @@ class AbDemo:
         store = self._open.enter_context(opened_store(home, trial.name))
         opened = partial(segment_logs, home)
         joined = Outcomes(home, trial.name, store, self._rules, OutcomeMetrics(self._metrics), opened)
-        self.trial = joined.trial
+        self._note(joined)
         return joined
 
     def _round(self, shop: Shop, joined: Outcomes) -> None:
@@ -192,6 +194,9 @@ class AbDemo:
     def _join(self, joined: Outcomes) -> None:
         while joined.step(time.time()):
             pass
+        self._note(joined)
+
+    def _note(self, joined: Outcomes) -> None:
         self.trial = joined.trial
         self.progress.note(joined.verdict(), joined.trial)
 

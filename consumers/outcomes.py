@@ -3,7 +3,7 @@
 HOME/outcomes/NAME holds a RocksDB of the experiment, with one writer (`consumers.outcomes_store`).
 
 One step:  1. erase    forget users who are on the list of erasures
-           2. read     lines of the source that is further behind in event time
+           2. read     lines of the log that is further behind in event time, and of the other one at its end
            3. join     exposures and events, by user
            4. count    users whose windows have closed, in the phase of their first exposure
            5. commit   rows, positions, sums and verdict in one batch, at once or a little later
@@ -34,14 +34,7 @@ from consumers.outcomes_metrics import OutcomeMetrics
 from consumers.outcomes_notes import notes
 from consumers.outcomes_records import EventReader, Lines, read_exposures
 from consumers.outcomes_route import is_steered, steered, taken_away
-from consumers.outcomes_store import (
-    ENTERED,
-    JOIN,
-    VERDICT,
-    WINDOW,
-    Entered,
-    opened_store,
-)
+from consumers.outcomes_store import ENTERED, JOIN, VERDICT, WINDOW, Entered
 from state.erasure import Passed
 from state.erasure_list import Erasures, read_erasures
 from state.experiments import Experiments, Trial
@@ -52,8 +45,6 @@ from streaming.events import Ids
 from streaming.experiments import summary, winner
 from streaming.joining import SECOND, Among, Joiner
 from streaming.rules import EventRules
-
-__all__ = ["Opened", "OutcomeMetrics", "Outcomes", "opened_store"]
 
 logger = structlog.get_logger()
 
@@ -73,7 +64,7 @@ class Outcomes:
         store: the experiment's own; closed by who opened it.
         opened: the experiment and the positions kept in the store → both logs, closed with this;
             None: nothing is read.
-        most: bytes that a step reads.
+        most: bytes that a step reads of each log, at least, where there are so many.
         commit_s: seconds between two commits while there is more to read; changes nothing but the speed.
     """
 
@@ -116,7 +107,7 @@ class Outcomes:
         self._erased = int(saved.get("erased", 0))
         self._passed_over: dict[str, int] = {"bad": 0, "ahead": 0, **saved.get("passed_over", {})}
         self._passed: Passed | None = None
-        self._changed, self._committed_at = False, time.monotonic()
+        self._changed, self._drained, self._committed_at = False, False, time.monotonic()
         self.judgement = Judgement(self.trial, saved)
         if saved:
             rows = ((key[1:].decode(), value) for key, value in store.scan(WINDOW))
@@ -134,7 +125,7 @@ class Outcomes:
         return all(log.ended for log in self._logs)
 
     def step(self, now_s: float | None = None) -> int:
-        """Read some of one log, as the module says; returns the lines read.
+        """Read some of the logs, as the module says; returns the lines read.
 
         Args:
             now_s: the time now, not later than this call. A source that was read to its end since brings
@@ -142,17 +133,17 @@ class Outcomes:
         """
         self.trial = self._experiments.get(self._name)
         self._changed |= self._erase()  # 1
-        lines = self._read()  # 2, 3
+        read = self._read()  # 2, 3
         silent = [source for log in self._logs for source in log.silent()] if now_s is not None else []
         if now_s is not None and not self.trial.ended:
             for source in silent:
                 self.joiner.advance(source, int(now_s * SECOND))
-        self._changed |= self._count() or lines is not None  # 4
-        if self._changed and (lines is None or time.monotonic() - self._committed_at >= self._commit_s):
+        self._changed |= self._count()  # 4
+        if self._changed and (self._drained or time.monotonic() - self._committed_at >= self._commit_s):
             self.commit()  # 5
         if not self._changed:
             self.steer()  # 6
-        return 0 if lines is None else len(lines)
+        return read
 
     def run(self, stop: Flag, *, until_end: bool = False) -> int:
         """Join until the experiment has ended, or the logs with `until_end`, or `stop` is set.
@@ -165,11 +156,10 @@ class Outcomes:
         gc.set_threshold(_COLLECT, *thresholds[1:])
         try:
             while not stop.is_set():
-                lines = self.step(None if until_end else time.time())
-                read += lines
-                if not lines and self.at_end and (until_end or self.trial.ended):
+                read += self.step(None if until_end else time.time())
+                if self._drained and self.at_end and (until_end or self.trial.ended):
                     break
-                if not lines:
+                if self._drained:
                     stop.wait(_WAIT_S)
             self.finish(to_end=until_end and self.at_end)
         finally:
@@ -184,29 +174,40 @@ class Outcomes:
                 source of a log is as far as the furthest of them.
         """
         for log in self._logs if to_end else ():
-            reached = [ts for source in log.sources if (ts := self.joiner.reached[source]) is not None]
+            reached = [ts for s in log.sources if (ts := self.joiner.reached.get(s)) is not None]
             for source in log.sources if reached else ():
-                self._changed |= self.joiner.reached[source] != max(reached)
+                self._changed |= self.joiner.reached.get(source) != max(reached)
                 self.joiner.advance(source, max(reached))
         self._changed |= self._count()
         if self._changed:
             self.commit()
         self.steer()
 
-    def _read(self) -> Lines | None:
-        reached = self.joiner.reached
+    def _read(self) -> int:
+        """Read the log that is further behind, and the other one only once that has nothing more."""
         self._hold()
-        for log in sorted(self._logs, key=lambda log: min(reached[s] or 0 for s in log.sources)):
-            lines = log.read(self._most)
-            for source in log.sources:
-                reached.setdefault(source, None)  # a topic may get more partitions
-            if lines is None:
-                continue
-            self._metrics.records.labels(log.name).inc(len(lines))
-            if len(lines):
-                (self._expose if log.name == EXPOSURES else self._observe)(lines)
-            return lines
-        return None
+        read, self._drained = 0, True
+        for log in sorted(self._logs, key=self._behind):
+            taken = 0
+            while taken < self._most and (lines := log.read(self._most)) is not None:
+                taken += len(lines.data)
+                read += len(lines)
+                self._take(log, lines)
+            if taken >= self._most:
+                self._drained = False
+                break
+        return read
+
+    def _behind(self, log: OutcomeLog) -> int:
+        """The event time up to which all sources of a log have come; 0 where one has not begun."""
+        return min(self.joiner.reached.get(source) or 0 for source in log.sources)
+
+    def _take(self, log: OutcomeLog, lines: Lines) -> None:
+        self._changed = True
+        self.joiner.reached.setdefault(lines.source, None)  # a topic may get more partitions
+        self._metrics.records.labels(log.name).inc(len(lines))
+        if len(lines):
+            (self._expose if log.name == EXPOSURES else self._observe)(lines)
 
     def _hold(self) -> None:
         """Let sources that are far ahead wait, so that no more users are held than windows ask for."""

@@ -47,7 +47,7 @@ class OutcomeLog(Protocol):
         ...
 
     def silent(self) -> list[str]:
-        """Sources that held nothing more when `read` was called last, or since."""
+        """Sources that hold nothing more than was read."""
         ...
 
     def behind(self) -> list[str]:
@@ -138,8 +138,8 @@ class SegmentLog:
         return b""
 
     def silent(self) -> list[str]:
-        """The source, where the last read found nothing."""
-        return self.sources if self._silent else []
+        """The source, where nothing durable is left to read."""
+        return self.sources if read_mark(self._directory) == self.position else []
 
     def behind(self) -> list[str]:
         """The source, where the last read found something."""

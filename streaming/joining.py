@@ -59,7 +59,7 @@ class Joiner:
 
     Args:
         arms: names of the arms, in the order of their numbers.
-        sources: names of all sources; the watermark waits for each of them.
+        sources: names of all sources; the watermark waits for each of them. More may come.
         window_us: how long after the first exposure a user's events count.
         skew_us: how far an event may be stamped before the exposure that it follows (clocks differ).
         lateness_us: how far a record may lie behind the newest one of its source.
@@ -126,7 +126,7 @@ class Joiner:
 
     def advance(self, source: str, ts: int) -> None:
         """A source promises that nothing older than `ts` − lateness will come (it is idle, or at its end)."""
-        reached = self.reached[source]
+        reached = self.reached.get(source)
         self.reached[source] = ts if reached is None else max(reached, ts)
 
     def expose(
@@ -188,7 +188,7 @@ class Joiner:
             among = Among(times, slice(None))
         if not len(among.times):
             return []
-        reached = self.reached[source]
+        reached = self.reached.get(source)
         if reached is None:
             reached = int(among.times[0])
         newest = np.maximum.accumulate(np.concatenate([[reached], among.times]))

@@ -227,3 +227,20 @@ def test_what_cannot_be_is_refused(freshet: Freshet) -> None:
         "experiment", "plan", "--arm", "one=0.5", "--arm", "two=0.5", "--users-a-day", "10000"
     )
     assert 60_000 < found["two"]["fixed_horizon"] < 65_000 and 5 < found["two"]["days"] < 20
+
+
+def test_log_that_is_seldom_written_is_read_while_the_other_goes_on(freshet: Freshet) -> None:
+    home, since = freshet.home, create(freshet)
+    shown, events = Segments(home / EXPOSURES), Segments(home / EVENTS)
+    with opened_store(home, "exp") as store:
+        metrics = OutcomeMetrics(CollectorRegistry())
+        joined = Outcomes(home, "exp", store, EventRules(), metrics, partial(segment_logs, home))
+        for second in range(10):
+            events.append([event("bob", since + second * 1_000_000, type="view")])
+            if second % 5 == 4:
+                user = f"ann{second}"
+                shown.append([exposure(user, arm_of(home, user), since + second * 1_000_000)])
+            joined.step(since / 1e6 + second)
+        assert joined.joiner.users() == ["ann4", "ann9"]
+        joined.step(since / 1e6 + 71)
+        assert (joined.verdict()["users"], joined.verdict()["records"]["late_exposures"]) == (2, 0)
