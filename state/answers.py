@@ -22,10 +22,10 @@ from state.answer_forms import (
     Similar,
     check_count,
 )
+from state.catalogue_listing import Listing
 from state.erasure import check_forgotten
 from state.guests import Guests, checked
 from state.learned import Learned
-from state.listing import Listing
 from state.ranking import Measure, top
 from state.reasons import Reason, strongest
 from state.sequences_reader import SequenceTables

@@ -1,7 +1,7 @@
 """The catalogue: items with availability, categories and features enter; what may be served leaves.
 
 A catalogue is held in flat arrays: ids in one table, categories as numbers, features as JSON bytes. A
-version has its own items in its own slots; a `Listing` (`listing`) keeps masks over these, and after each
+version has its own items in its own slots; a `catalogue_listing` keeps masks over these, and after each
 change of either side works out again only the slots that it concerns.
 """
 

@@ -17,11 +17,11 @@ import structlog
 from state.answers import Answers
 from state.arena import DURABLE, GENERATION, ITEMS_SEQUENCE
 from state.catalogue import Catalogue
+from state.catalogue_listing import Listing
 from state.erasure import check_forgotten
 from state.erasure_list import list_size
 from state.learned import Learned
 from state.ledger import Ledger
-from state.listing import Listing
 from state.live import LiveTables, boot
 from state.live_rows import TablesMovedError
 from state.live_view import LiveVersion

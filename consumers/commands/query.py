@@ -14,7 +14,7 @@ from consumers.commands.output import emit, pairs, table
 from consumers.commands.route import of as route_of
 from state.answer_forms import Embedding, Kind, Recommendations, Scores, Similar, check_count
 from state.answers import answers_of
-from state.listing import Listing
+from state.catalogue_listing import Listing
 from state.ranking import Measure
 from state.reasons import in_words
 from state.releases import Releases

@@ -8,8 +8,8 @@ from numpy.random import Generator
 
 from state import catalogue as module
 from state.catalogue import Catalogue, CatalogueItem, Feature
+from state.catalogue_listing import Listing
 from state.items import ItemTable
-from state.listing import Listing
 from streaming import learners
 from streaming.errors import UnknownIdError
 from streaming.events import Ids
