@@ -83,6 +83,8 @@ class ExposureMetrics:
             ["reason"],
             registry=registry,
         )
+        for reason in ("full", "refused"):
+            self.dropped.labels(reason)  # there from the start: an increase from nothing would not show
 
 
 class Exposing:
