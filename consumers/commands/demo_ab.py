@@ -12,7 +12,7 @@ from rich.text import Text
 
 from consumers.ab import AbDemo
 from consumers.ab_picture import save_picture
-from consumers.ab_progress import summary
+from consumers.ab_progress import Progress, summary
 from consumers.ab_screen import line, screen
 from consumers.ab_setting import Challenger
 from consumers.commands.output import emit, stderr
@@ -23,6 +23,7 @@ from consumers.metrics import serve_metrics
 from consumers.plots import check_picture_path
 from consumers.settings import Settings
 from consumers.signals import stop_on_signals
+from state.experiments import Trial
 
 _REDRAW_S = 0.5
 _LINE_S = 5.0  # between two lines where there is no terminal
@@ -62,9 +63,16 @@ def run_ab(
         save_picture(shown.progress, shown.trial, challenger, plot)
     if json:
         emit(summary(shown.progress, shown.trial, challenger, time.monotonic() - begun), True)
-    ask = f"freshet experiment status {shown.trial.name} --home {settings.home}"
-    stderr.print(f"Concluded; best is {shown.trial.winner}. Look again: {ask}", soft_wrap=True)
+    stderr.print(_last_words(shown.progress, shown.trial, settings), soft_wrap=True)
     return 0
+
+
+def _last_words(progress: Progress, trial: Trial, settings: Settings) -> str:
+    verdict = progress.looks[-1].verdict if progress.looks else "undecided"
+    ended = f"{trial.arms[1]} is {verdict} than {trial.arms[0]}"
+    if verdict not in ("better", "worse"):
+        ended = f"nothing was shown yet, so {trial.winner} stays"
+    return f"Concluded: {ended}. Look again: freshet experiment status {trial.name} --home {settings.home}"
 
 
 class _Screen:

@@ -98,3 +98,10 @@ def test_picture_is_written_the_same_again(tmp_path: Path) -> None:
         save_picture(progress, trial, "worse", tmp_path / name)
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
     assert "the guardrail acts" in (tmp_path / "one.svg").read_text()
+
+
+def test_picture_of_a_run_in_which_nobody_entered_is_empty(tmp_path: Path) -> None:
+    progress, trial = shown()
+    progress.looks = progress.looks[:1]
+    save_picture(progress, trial, "worse", tmp_path / "none.svg")
+    assert "lift of the challenger" in (tmp_path / "none.svg").read_text()
