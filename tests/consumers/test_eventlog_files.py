@@ -2,121 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 import json
 import os
-import random
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zstandard
 
-from consumers.eventlog.contract import EventLog, Slice
 from consumers.eventlog.files import FilesLog
 from streaming.errors import InputError, InputFormatError, InputVanishedError, SettingError
-from streaming.events import BadRecord
 from streaming.rules import EventRules
-
-RULES = EventRules(weights={"view": 0.2, "buy": 1.0})
-FIRST_TS = 1_700_000_000
-Row = tuple[int, str, str, int, float, float]
-
-
-def table(n: int = 1000) -> list[dict[str, object]]:
-    return [
-        {
-            "user": f"u{k % 37}" if k % 5 else k,
-            "item": ["é, “quoted”", 'a "b"', "two\twords", "plain"][k % 4] if k % 4 < 2 else f"i{k}",
-            "ts": FIRST_TS + k,
-            "type": ["view", "buy", None][k % 3],
-            "value": [1.5, None, -2, 4.1][k % 4],
-            "note": f"n{k}",
-        }
-        for k in range(n)
-    ]
-
-
-def json_lines(rows: list[dict[str, object]]) -> bytes:
-    return b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
-
-
-def write_csv(path: Path, rows: list[dict[str, object]], delimiter: str = ",") -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def write_parquet(path: Path, rows: list[dict[str, object]], **types: pa.DataType) -> None:
-    columns: dict[str, pa.Array] = {}
-    for name in rows[0]:
-        cells = [row[name] for row in rows]
-        if name in ("user", "item"):
-            cells = [None if cell is None else str(cell) for cell in cells]
-        array = pa.array(cells)
-        columns[name] = array.cast(types[name]) if name in types else array
-    pq.write_table(pa.table(columns), path, row_group_size=300)
-
-
-def drained(log: EventLog, most: int = 97) -> tuple[list[Row], list[BadRecord], int]:
-    """All events, all bad records, and the position behind the last slice of the last source."""
-    rows: list[Row] = []
-    bad: list[BadRecord] = []
-    position = 0
-    last: Slice | None = None
-    while not log.ended:
-        found = log.poll(most, 0.0)
-        if found is None:
-            continue
-        if last is not None and last.source == found.source:
-            assert found.first == last.next_offset
-        assert found.next_offset - found.first <= most
-        last, position = found, found.next_offset
-        bad += found.bad
-        rows += rows_of(found)
-    log.close()
-    return rows, bad, position
-
-
-def rows_of(found: Slice) -> list[Row]:
-    events = found.events
-    return [
-        (
-            int(events.offsets[k]),
-            events.users[k],
-            events.items[k],
-            int(events.ts[k]),
-            float(events.values[k]),
-            float(events.weights[k]),
-        )
-        for k in range(len(events))
-    ]
-
-
-def in_all_forms(folder: Path, rows: list[dict[str, object]]) -> dict[str, Path]:
-    text = json_lines(rows)
-    (folder / "a.jsonl").write_bytes(text)
-    (folder / "a.ndjson").write_bytes(b"\xef\xbb\xbf" + text.replace(b"\n", b"\r\n"))
-    (folder / "a.json").write_bytes(text[:-1])
-    (folder / "a.jsonl.gz").write_bytes(gzip.compress(text[:5000]) + gzip.compress(text[5000:]))
-    zstd = zstandard.ZstdCompressor()
-    (folder / "a.jsonl.zst").write_bytes(zstd.compress(text[:5000]) + zstd.compress(text[5000:]))
-    write_csv(folder / "a.csv", rows)
-    write_csv(folder / "a.tsv", rows, "\t")
-    (folder / "a.csv.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + (folder / "a.csv").read_bytes()))
-    write_parquet(folder / "a.parquet", rows)
-    words = pa.dictionary(pa.int32(), pa.string())
-    write_parquet(
-        folder / "b.parquet", rows, user=words, item=pa.large_string(), type=words, value=pa.float32()
-    )
-    write_parquet(folder / "c.parquet", rows, ts=pa.timestamp("s", "UTC"), type=pa.large_string())
-    return {path.name: path for path in folder.iterdir()}
+from tests.consumers.event_files import FIRST_TS, RULES, drained, in_all_forms, json_lines, table
+from tests.streaming.columns import Row, rows_of
 
 
 def test_all_formats_give_the_same_events(tmp_path: Path) -> None:
@@ -260,79 +160,6 @@ def test_memory_stays_bounded_on_a_long_line(tmp_path: Path) -> None:
     assert peak < 12_000_000
 
 
-@pytest.mark.parametrize("suffix", ["jsonl.gz", "jsonl.zst", "csv.gz", "parquet"])
-def test_truncated_file_gives_what_came_before_and_then_an_error(tmp_path: Path, suffix: str) -> None:
-    whole = in_all_forms(tmp_path, table(3000))[f"a.{suffix}"]
-    everything, _, _ = drained(FilesLog([whole], RULES))
-    cut = tmp_path / f"cut.{suffix}"
-    cut.write_bytes(whole.read_bytes()[:-200])
-    log = FilesLog([cut], RULES)
-    rows: list[Row] = []
-    with pytest.raises(InputFormatError, match=f"{cut}.*cut short.*run the same command again"):
-        while (found := log.poll(500, 0.0)) is not None:
-            rows += rows_of(found)
-    assert rows == everything[: len(rows)]
-    assert len(rows) > (0 if suffix == "parquet" else 500) - (suffix == "parquet")
-    log.close()
-
-
-@pytest.mark.parametrize("suffix", ["jsonl.gz", "jsonl.zst", "parquet"])
-def test_file_of_another_format_is_refused(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"a.{suffix}"
-    path.write_bytes(json_lines(table(10)))
-    log = FilesLog([path], RULES)
-    with pytest.raises(InputFormatError, match="damaged"):
-        log.poll(10, 0.0)
-    log.close()
-
-
-def _remove(path: Path) -> None:
-    path.unlink()
-
-
-def _shorten(path: Path) -> None:
-    os.truncate(path, 1000)
-
-
-def _replace(path: Path) -> None:
-    other = path.with_name("other")
-    other.write_bytes(path.read_bytes())
-    other.replace(path)
-
-
-@pytest.mark.parametrize("follow", [False, True])
-@pytest.mark.parametrize(
-    ("change", "words"), [(_remove, "disappeared"), (_shorten, "fewer"), (_replace, "replaced")]
-)
-def test_file_that_vanishes_while_it_is_read_is_an_error(
-    tmp_path: Path, change: Callable[[Path], None], words: str, follow: bool
-) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(json_lines(table(100)))
-    log = FilesLog([path], RULES, follow=follow)
-    assert log.poll(60, 0.0) is not None
-    change(path)
-    found = log.poll(60, 0.0)
-    assert found is not None
-    assert found.next_offset == 100
-    with pytest.raises(InputVanishedError, match=words):
-        log.poll(60, 0.0)
-    log.close()
-
-
-def test_followed_file_that_is_written_anew_and_longer_is_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(json_lines(table(100)))
-    log = FilesLog([path], RULES, follow=True)
-    assert log.poll(100, 0.0) is not None
-    path.write_bytes(path.read_bytes() + json_lines(table(10)))  # the same beginning
-    assert log.poll(100, 0.0) is not None
-    path.write_bytes(b"\n" + path.read_bytes() + json_lines(table(10)))
-    with pytest.raises(InputVanishedError, match="written anew after record 110"):
-        log.poll(100, 0.0)
-    log.close()
-
-
 def test_follow_waits_for_whole_lines_and_takes_files_in_turn(tmp_path: Path) -> None:
     first, second, rows = tmp_path / "a.jsonl", tmp_path / "b.csv", table(6)
     first.write_bytes(json_lines(rows[:2]) + b'{"user": "late", "item": "i",')
@@ -348,7 +175,7 @@ def test_follow_waits_for_whole_lines_and_takes_files_in_turn(tmp_path: Path) ->
         file.write(b'u,"open\n')
     found = log.poll(10, 0.0)
     assert found is not None
-    assert rows_of(found)[0][:3] == (2, "late", "i")
+    assert rows_of(found.events)[0][:3] == (2, "late", "i")
     assert log.poll(10, 0.0) is None
     with second.open("ab") as file:
         file.write(b'quote",1\nu,i,1700000000\n')
@@ -356,7 +183,7 @@ def test_follow_waits_for_whole_lines_and_takes_files_in_turn(tmp_path: Path) ->
     assert found is not None
     assert found.source == str(second)
     assert [record.offset for record in found.bad] == [0]  # a line end is a control character
-    assert [row[0] for row in rows_of(found)] == [1]
+    assert [row[0] for row in rows_of(found.events)] == [1]
     assert not log.ended
     assert log.poll(10, 0.02) is None
     log.close()
@@ -374,7 +201,7 @@ def test_seek_behind_an_unfinished_line_does_not_shift_what_follows(tmp_path: Pa
     found = log.poll(10, 0.0)
     assert found is not None
     assert (found.first, found.next_offset) == (2, 3)
-    assert rows_of(found)[0][2] == str(rows[2]["item"])
+    assert rows_of(found.events)[0][2] == str(rows[2]["item"])
     log.close()
 
 
@@ -390,7 +217,7 @@ def test_standard_input_is_read_as_it_comes(tmp_path: Path) -> None:
         found = log.poll(10, 1.0)
         assert found is not None
         assert (found.first, found.next_offset) == (10, 12)
-        assert [row[0] for row in rows_of(found)] == [10, 11]
+        assert [row[0] for row in rows_of(found.events)] == [10, 11]
         assert log.lag() == {"-": None}
         os.write(into, lines[-10:-1])
         os.close(into)
@@ -446,46 +273,6 @@ def test_wrong_paths_and_names_are_refused_with_a_remedy(tmp_path: Path) -> None
         log.close()
     assert drained(FilesLog([good], RULES)) == ([], [], 0)
     assert drained(FilesLog([tmp_path / "a.txt"], RULES, format="jsonl")) == ([], [], 0)
-
-
-def read_mutated_files(folder: Path, count: int, seed: int) -> int:
-    """Damage files of all forms and read each twice; returns how many could be read to their end."""
-    chance = random.Random(seed)
-    forms = {name: path.read_bytes() for name, path in in_all_forms(folder, table(60)).items()}
-    whole = 0
-    for _ in range(count):
-        name = chance.choice(list(forms))
-        data = bytearray(forms[name])
-        for _ in range(chance.choice([1, 1, 2, 8])):
-            at = chance.randrange(len(data))
-            match chance.randrange(4):
-                case 0:
-                    data[at] = chance.randrange(256)
-                case 1:
-                    del data[at : at + chance.randrange(1, 20)]
-                case 2:
-                    data[at:at] = chance.choice(
-                        [b'"', b"\n", b"\r", b"\xff", b",", b"\0", b"\t", b"\xed\xa0\x80"]
-                    )
-                case _:
-                    del data[max(1, chance.randrange(len(data))) :]
-            data = data or bytearray(b"x")
-        path = folder / f"damaged.{name.partition('.')[2]}"
-        path.write_bytes(data)
-        logs = [FilesLog([path], RULES), FilesLog([path], RULES)]
-        try:
-            assert drained(logs[0], 50) == drained(logs[1], 7)
-            whole += 1
-        except InputError as error:
-            assert str(path) in str(error)
-        finally:
-            for log in logs:
-                log.close()
-    return whole
-
-
-def test_mutated_files_give_events_or_an_input_error(tmp_path: Path) -> None:
-    assert read_mutated_files(tmp_path, 200, seed=3) > 50
 
 
 def test_real_parquet_data_is_read_whole(data: Path) -> None:

@@ -17,6 +17,7 @@ from streaming.errors import SettingError
 from streaming.events import BadRecord, EventBatch
 from streaming.json_scan import SLOW
 from streaming.rules import Event
+from tests.streaming.columns import rows_of
 
 GOOD = b'{"user": "ann", "item": "i7", "ts": 1700000000}'
 RULES = EventRules(weights={"view": 0.2, "buy": 1.0, "*": 0.5}, time_unit="s")
@@ -33,24 +34,10 @@ def decode(
     return events, bad, decoder.time_unit
 
 
-def rows(events: EventBatch) -> list[tuple[object, ...]]:
-    return [
-        (
-            int(events.offsets[k]),
-            events.users[k],
-            events.items[k],
-            int(events.ts[k]),
-            float(events.values[k]),
-            float(events.weights[k]),
-        )
-        for k in range(len(events))
-    ]
-
-
 def same_on_both_paths(lines: list[bytes], rules: EventRules) -> None:
     fast, fast_bad, fast_unit = decode(lines, rules)
     slow, slow_bad, slow_unit = decode(lines, rules, fast=False)
-    assert rows(fast) == rows(slow)
+    assert rows_of(fast) == rows_of(slow)
     assert fast_bad == slow_bad
     assert fast_unit == slow_unit
 
@@ -59,7 +46,7 @@ def one(record: bytes, rules: EventRules = RULES) -> tuple[object, ...]:
     events, bad, _ = decode([record], rules)
     assert not bad
     assert len(events) == 1
-    return rows(events)[0][1:]
+    return rows_of(events)[0][1:]
 
 
 @pytest.mark.parametrize(

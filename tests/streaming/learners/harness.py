@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from streaming import learners
 from streaming.kernels import mix
-from streaming.learners.contract import Model
+from streaming.learners.contract import Event, Model
 from streaming.learners.loop import Batch, Outcome, Seen, bound, new_outcome, score_all, test_then_learn
 from streaming.learners.model import ITEM, USER, initial_values, initialise, new_model, no_seen
 
@@ -88,6 +88,25 @@ def numbered(ids: Any) -> NDArray[np.int64]:
     """
     numbers: dict[Any, int] = {}
     return np.array([numbers.setdefault(i, len(numbers)) for i in ids], np.int64)
+
+
+def weighted_stream(seed: int, users: int, items: int, events: int, least: float) -> tuple[NDArray[Any], ...]:
+    """Users, items and weights of random events; a tenth have the weight `least`, below 0."""
+    random = np.random.default_rng(seed)
+    item = numbered(random.integers(0, items, events).tolist())
+    user = random.integers(0, users, events)
+    return user, item, random.choice([1.0, 0.5, 0.0, least], events, p=[0.6, 0.2, 0.1, 0.1])
+
+
+def scores_for(harness: Harness, user: int) -> NDArray[np.float32]:
+    """Scores of all known items for a user, at time 0."""
+    out = np.zeros(harness.known, np.float32)
+    event = Event(
+        np.int32(user), np.int32(0), np.int32(harness.known), harness.number + 1,
+        np.int64(0), np.float32(1), np.float32(1), np.uint64(1),
+    )  # fmt: skip
+    harness.score(harness.model, event, out)
+    return out
 
 
 def hit_rate(outcome: Outcome, k: int = 10) -> float:

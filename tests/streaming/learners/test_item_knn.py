@@ -11,30 +11,13 @@ from numpy.typing import NDArray
 
 from streaming import learners
 from streaming.errors import SettingError
-from streaming.learners.contract import Event
-from tests.streaming.learners.harness import Harness, numbered
+from tests.streaming.learners.harness import Harness, scores_for, weighted_stream
 
 USERS, ITEMS, EVENTS = 5, 14, 300
 
 
-def stream() -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    random = np.random.default_rng(6)
-    item = numbered(random.integers(0, ITEMS, EVENTS).tolist())
-    return (
-        random.integers(0, USERS, EVENTS),
-        item,
-        random.choice([1.0, 0.5, 0.0, -0.3], EVENTS, p=[0.6, 0.2, 0.1, 0.1]),
-    )
-
-
-def score(h: Harness, user: int) -> NDArray[np.float32]:
-    out = np.zeros(h.known, np.float32)
-    event = Event(
-        np.int32(user), np.int32(0), np.int32(h.known), h.number + 1,
-        np.int64(0), np.float32(1), np.float32(1), np.uint64(1),
-    )  # fmt: skip
-    h.score(h.model, event, out)
-    return out
+def stream() -> tuple[NDArray[Any], ...]:
+    return weighted_stream(6, USERS, ITEMS, EVENTS, -0.3)
 
 
 class Slow:
@@ -81,7 +64,7 @@ def test_scores_equal_a_slow_count(half_life: float, last: int) -> None:
     slow.decay()  # the score stands one event later
     for u in range(USERS):
         expected = [slow.score(u, i) for i in range(ITEMS)]
-        np.testing.assert_allclose(score(h, u), expected, rtol=2e-4, atol=1e-5)
+        np.testing.assert_allclose(scores_for(h, u), expected, rtol=2e-4, atol=1e-5)
 
 
 def test_user_without_history_gets_popularity() -> None:
@@ -89,7 +72,7 @@ def test_user_without_history_gets_popularity() -> None:
     user, item, _ = stream()
     h.run(user, item, np.arange(EVENTS))
     counts = np.bincount(item, minlength=ITEMS)
-    np.testing.assert_allclose(score(h, USERS), 0.01 * counts / counts.sum(), rtol=1e-5)
+    np.testing.assert_allclose(scores_for(h, USERS), 0.01 * counts / counts.sum(), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
