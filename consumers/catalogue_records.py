@@ -80,7 +80,7 @@ def _categories(given: object, name: str, cells: bool) -> tuple[str, ...]:
         given = [part.strip() for part in given.split(SEPARATOR)] if cells else [given]
     if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
         raise NoItemError(f"{name} must be a list of texts, got {_shown(given)}")
-    return tuple(dict.fromkeys(each for each in given if each))
+    return tuple(dict.fromkeys(filter(None, given)))
 
 
 def _features(record: Mapping[str, Any], fields: ItemFields, cells: bool) -> dict[str, Feature]:

@@ -25,7 +25,7 @@ Feature = float | int | str | bool | list[float]
 _LOG = 65_536  # changed ids that are remembered; who is further behind looks at all items
 
 
-class CatalogueItem(msgspec.Struct, frozen=True):
+class CatalogueItem(msgspec.Struct, frozen=True, gc=False):
     """What the catalogue says of an item.
 
     Attributes:
