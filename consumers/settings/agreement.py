@@ -35,6 +35,14 @@ def agree(settings: Settings, places: Mapping[str, str]) -> None:
             f"{places['items.topic']}: the catalogue comes from one place; items.file is "
             f'"{settings.items.file}" and items.topic "{settings.items.topic}". Leave one of them empty.'
         )
+    shown = settings.events.exposures_topic
+    for name, topic in (("events", settings.events.topic), ("items", settings.items.topic)):
+        if topic == shown:
+            place = places.get("events.exposures_topic") or places[f"{name}.topic"]
+            raise SettingError(
+                f'{place}: events.exposures_topic and {name}.topic are both "{shown}". Served lists need a '
+                "topic of their own: name another."
+            )
 
 
 def _differ(section: str, fields: Struct, places: Mapping[str, str]) -> None:

@@ -165,6 +165,9 @@ def test_store_is_the_same_to_the_byte_after_a_kill_with_several_partitions(
     found = freshet.json("experiment", "status")
     assert (found["users"], found["records"]["joined"], found["records"]["bad"]) == (users, buyers, 1)
     assert found["open_windows"] == 1  # the last one
+    freshet("forget", "user", "user-3")
+    assert len(pairs_of(home)) == len(after) - 1
+    assert freshet.json("outcomes", "--until-end")["records"] == 0
 
 
 def test_partitions_at_rest_hold_no_window_open(
