@@ -38,7 +38,9 @@ class ByteSource(Protocol):
         """Bytes read, bytes in all."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release what is open."""
+        ...
 
 
 class FileBytes:
@@ -65,6 +67,7 @@ class FileBytes:
             self._part = _ZstdParts(self._file)
 
     def read(self, records: int) -> bytes:
+        """The next bytes, decompressed; those before a damage come first."""
         if self._file.closed:
             return b""
         self.check(records)
@@ -94,13 +97,16 @@ class FileBytes:
         return BLOCK_BYTES
 
     def wait(self, seconds: float) -> None:
+        """Wait; a file does not say when it grows."""
         time.sleep(seconds)
 
     def progress(self) -> tuple[int, int]:
+        """Bytes read and bytes in all, as they lie on the disk."""
         size = size_of(self.name)
         return (size if self._file.closed else self._file.tell()), size
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
     def _damaged(self, records: int) -> InputError:
@@ -115,6 +121,7 @@ class FileBytes:
         )
 
     def check(self, records: int) -> None:
+        """Raise unless the file is still the one that was opened, and no shorter than what was read."""
         try:
             status = os.stat(self.name)
         except OSError as error:
@@ -176,6 +183,7 @@ class StreamBytes:
         self._read = 0
 
     def read(self, records: int) -> bytes:
+        """What has come, without waiting for more."""
         if not self.grows or not select.select([self._fd], [], [], 0)[0]:
             return b""
         try:
@@ -187,12 +195,15 @@ class StreamBytes:
         return data
 
     def wait(self, seconds: float) -> None:
+        """Wait until bytes come, or the pipe ends."""
         select.select([self._fd], [], [], seconds)
 
     def progress(self) -> tuple[int, int]:
+        """Bytes read, twice: how many will come nobody knows."""
         return self._read, self._read
 
     def close(self) -> None:
+        """Read no more."""
         self.grows = False
 
 

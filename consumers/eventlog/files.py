@@ -97,10 +97,12 @@ class FilesLog:
 
     @property
     def repeatable(self) -> bool:
+        """False where standard input is among the sources."""
         return STDIN not in self._formats
 
     @property
     def ended(self) -> bool:
+        """Whether all sources were read to their ends and none may grow."""
         grows = self._follow and bool(self._directories)
         return len(self._done) == len(self._formats) and not grows
 
@@ -110,9 +112,15 @@ class FilesLog:
         return dict(self._units)
 
     def sources(self) -> list[str]:
+        """Absolute paths of the files, in the order in which they are read."""
         return list(self._formats)
 
     def seek(self, positions: Mapping[str, int]) -> None:
+        """Go past the records that were learned.
+
+        Raises:
+            InputVanishedError: a file has fewer.
+        """
         for source, position in positions.items():
             if source not in self._formats or position == 0:
                 continue
@@ -128,6 +136,11 @@ class FilesLog:
                 )
 
     def poll(self, max_events: int, timeout_s: float) -> Slice | None:
+        """The next slice, or None when no record came.
+
+        Raises:
+            InputError: a file is damaged, was cut short or replaced, or is gone.
+        """
         deadline = time.monotonic() + timeout_s
         while True:
             found = self._next(max_events)
@@ -172,6 +185,7 @@ class FilesLog:
         """Files keep no positions."""
 
     def close(self) -> None:
+        """Close all files."""
         for opened in self._bytes.values():
             opened.close()
         self._done.update(self._formats)

@@ -19,6 +19,7 @@ class JsonLinesReader:
 
     @property
     def time_unit(self) -> str | None:
+        """Unit of times given as numbers, None until it is decided."""
         return self._decoder.time_unit
 
     @time_unit.setter
@@ -27,6 +28,7 @@ class JsonLinesReader:
 
     @property
     def ended(self) -> bool:
+        """Whether all lines were read and no more will come."""
         return self.lines.ended
 
     def read(self, most: int) -> Slice | None:

@@ -73,6 +73,7 @@ class ParquetReader:
 
     @property
     def ended(self) -> bool:
+        """Whether all rows were read."""
         return self.position >= self._total
 
     def read(self, most: int) -> Slice | None:
@@ -136,10 +137,12 @@ class ParquetReader:
         return self._total - self.position
 
     def progress(self) -> tuple[int, int]:
+        """Bytes read and bytes in all."""
         size = self._source.progress()[1]
         return size * self.position // max(1, self._total), size
 
     def close(self) -> None:
+        """Close the file."""
         self._source.close()
         self._file.close()
 

@@ -94,6 +94,7 @@ class CsvReader:
 
     @property
     def ended(self) -> bool:
+        """Whether all rows were read and no more will come."""
         return self._ended
 
     def read(self, most: int) -> Slice | None:
