@@ -127,8 +127,8 @@ class AbDemo:
         if has_events(self._settings.home):
             self._users.skip(WARM_UP)
         else:
-            for _ in range(0, WARM_UP, _POSTED):
-                lines = self._users.events(_POSTED).json_lines().splitlines()
+            for done in range(0, WARM_UP, _POSTED):
+                lines = self._users.events(min(_POSTED, WARM_UP - done)).json_lines().splitlines()
                 shop.post([msgspec.json.decode(line) for line in lines])
         for worker, _, _ in self._workers:
             worker.begin()

@@ -21,8 +21,11 @@ from state.releases import Releases
 from streaming.experiments import Design, Experiment, summary
 
 
-def test_demo_serves_users_and_concludes_by_itself(bare: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_serves_users_and_concludes_by_itself(
+    bare: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = bare / "home"
+    monkeypatch.setattr("consumers.ab.WARM_UP", 2_000)
     assert main(["--home", str(home), "demo", "--ab", "--events", "70", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["experiment"], found["challenger"], found["events"]) == ("ab-1", "worse", 70)
