@@ -27,6 +27,7 @@ from streaming.siphash import hash_each
 
 _ROWS = 10_000  # of a table in one piece
 _KEY = np.frombuffer(os.urandom(16), np.uint64)
+_Row = tuple[str, ...] | csv.Error  # the cells, or why they cannot be read
 _NULL = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -90,37 +91,37 @@ def _of_csv(path: str, separator: str) -> Iterator[Piece]:
     read = _rows_of(rows)
     while found := list(islice(read, _ROWS)):
         # The same cells under another header are another record.
-        hashes = _hashes((hash(tuple(row)) for _, row in found), len(found)) ^ names
+        hashes = _hashes((hash(row) for _, row in found), len(found)) ^ names
         yield Piece(hashes, _row_decoder(found, header))
 
 
-def _rows_of(rows: Any) -> Iterator[tuple[int, list[str] | tuple[csv.Error]]]:
+def _rows_of(rows: Any) -> Iterator[tuple[int, _Row]]:
     """(line, cells) of each row, or why it cannot be read."""
     while True:
         line = rows.line_num + 1
         try:
-            yield line, next(rows)
+            yield line, tuple(next(rows))
         except StopIteration:
             return
         except csv.Error as error:
-            yield line, (error,)
+            yield line, error
 
 
 def _row_decoder(
-    rows: list[tuple[int, list[str] | tuple[csv.Error]]], header: list[str]
+    rows: list[tuple[int, _Row]], header: list[str]
 ) -> Callable[[Sequence[int]], Iterator[tuple[int, str, object]]]:
     def decoded(which: Sequence[int]) -> Iterator[tuple[int, str, object]]:
         for k in which:
             line, row = rows[k]
-            if row:
+            if row != ():
                 yield k, f"line {line}", _record_of(row, header)
 
     return decoded
 
 
-def _record_of(row: list[str] | tuple[csv.Error], header: list[str]) -> object:
-    if isinstance(row, tuple):
-        return NoItemError(f"the row cannot be read: {row[0]}")
+def _record_of(row: _Row, header: list[str]) -> object:
+    if isinstance(row, csv.Error):
+        return NoItemError(f"the row cannot be read: {row}")
     if len(row) > len(header):
         return NoItemError(f"expected {len(header)} cells as in the header, got {len(row)}")
     if not _is_text(row):
@@ -211,7 +212,7 @@ def _lines(path: str) -> Iterator[list[bytes]]:
         yield [rest]
 
 
-def _is_text(row: list[str]) -> bool:
+def _is_text(row: tuple[str, ...]) -> bool:
     """Whether the bytes of all cells were UTF-8."""
     try:
         "".join(row).encode()
