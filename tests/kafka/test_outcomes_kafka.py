@@ -32,6 +32,8 @@ from tests.consumers.commandline import Freshet
 from tests.consumers.served import client, taught
 from tests.consumers.stepping import killed_in_a_step
 from tests.consumers.test_outcomes import LATE, arm_of, create, event, exposure, pairs_of
+from tests.consumers.test_outcomes_kills import Visitors, killed
+from tests.consumers.test_server_process import server
 from tests.kafka.conftest import WAIT_S, Reachable
 from tests.kafka.test_eventlog_kafka import anew
 
@@ -283,3 +285,39 @@ def test_partition_that_is_held_waits_and_goes_on_where_it_was(
         assert [(source, offset) for source, offset, _ in log.position] == [
             (f"{topic}[0]", 1), (f"{topic}[1]", 1)
         ]  # fmt: skip
+
+
+def test_kill_of_the_server_claims_no_list_that_was_not_served(
+    freshet: Freshet, broker: Reachable, produce: Produce
+) -> None:
+    home, visitors, until = freshet.home, Visitors(), time.monotonic() + 2 * WAIT_S
+    freshet("experiment", "create", "exp", "--arm", "one=0.5", "--arm", "two=0.5", "--metric", "purchase",
+            "--window", "1m", "--lateness", "10m")  # fmt: skip
+    since, topics = Experiments(home).get("exp").phases[0].since_us, settings_of(home).events
+    with server(home) as (serving, address), visitors.coming(address):
+        while len(visitors.served) < 30:
+            assert time.monotonic() < until and serving.poll() is None
+            time.sleep(0.01)
+        killed(serving)
+    produce(topics.exposures_topic, [exposure("last", arm_of(home, "last"), since + LATE)], [b"last"])
+    noted: list[dict[str, Any]] = []
+    while True:  # Kafka may be taking what the server sent last
+        freshet("outcomes", "--until-end")
+        before, noted = (
+            noted,
+            [one for one in records_of(broker, topics.exposures_topic) if one["user"] != "last"],
+        )
+        if before == noted:
+            break
+        assert time.monotonic() < until
+    assert len({one["id"] for one in noted}) == len(noted)
+    for one in noted:
+        assert one["items"] == [item["item"] for item in visitors.served[one["id"]]["items"]]
+    ids = {one["id"] for one in noted}
+    bought = [one for one in records_of(broker, topics.topic) if one["exposure"] in ids]
+    produce(topics.topic, [event("last", since + LATE, type="view")], timestamp_ms=(since + LATE) // 1000)
+    freshet("outcomes", "--until-end")
+    found = freshet.json("experiment", "status")
+    assert (found["users"], found["records"]["joined"], found["records"]["repeated"]) == (
+        len(noted), len(bought), 0
+    )  # fmt: skip
