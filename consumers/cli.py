@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -116,7 +117,8 @@ def _run(arguments: Sequence[str]) -> Any:
     # Ids after "--" may look like options, so nothing but the command sees them.
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     overrides, words = _take_settings(_attach_dashes(arguments[:cut]))
-    line = app.meta(words)
+    with _whole_help(words):
+        line = app.meta(words)
     if not isinstance(line, _Line):
         return None
     if line.sets:
@@ -126,6 +128,22 @@ def _run(arguments: Sequence[str]) -> Any:
     if command.__module__.startswith("consumers."):
         _prepare(command.__name__)
     return command(*bound.args, **bound.kwargs)
+
+
+@contextmanager
+def _whole_help(words: Sequence[str]) -> Iterator[None]:
+    """Lets the page of a command say all that its function does; the list of commands has a line for each."""
+    functions = {name for name, attribute, _ in _COMMANDS if attribute != "app"}
+    asked = next((word for word in words if word in functions), None) if {"--help", "-h"} & {*words} else None
+    if asked is None:
+        yield
+        return
+    command = app[asked]
+    line, command.help = command.help, None
+    try:
+        yield
+    finally:
+        command.help = line
 
 
 def _prepare(command: str) -> None:

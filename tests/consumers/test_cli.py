@@ -56,6 +56,17 @@ def test_help_names_every_command_and_global_option(bare: Path, capsys: pytest.C
     assert all(word in text for word in [*words, "--home", "--config", "--set"])
 
 
+def test_help_of_a_command_says_all_and_leaves_the_list_short(
+    bare: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--help"]) == 0
+    before = capsys.readouterr().out
+    assert main(["doctor", "--help"]) == 0
+    assert "exit code 1" in capsys.readouterr().out
+    assert main(["--help"]) == 0
+    assert capsys.readouterr().out == before and "exit code 1" not in before
+
+
 def test_commands_that_are_there_resolve() -> None:
     for name in ("config", "doctor"):
         assert isinstance(cli.app[name], App)
