@@ -50,6 +50,7 @@ _SLOW = (
     "tests/consumers/test_route_command.py",
     "tests/consumers/test_segments.py",
     "tests/consumers/test_server_",
+    "tests/consumers/test_sessions",
     "tests/consumers/test_truth.py",
     "tests/consumers/test_version",
     "tests/consumers/test_without_kafka.py",
