@@ -132,13 +132,14 @@ def _run(arguments: Sequence[str]) -> Any:
 
 @contextmanager
 def _whole_help(words: Sequence[str]) -> Iterator[None]:
-    """Lets the page of a command say all that its function does; the list of commands has a line for each."""
-    functions = {name for name, attribute, _ in _COMMANDS if attribute != "app"}
-    asked = next((word for word in words if word in functions), None) if {"--help", "-h"} & {*words} else None
-    if asked is None:
+    """Lets the page of a command say all that its function does; lists of commands have a line for each."""
+    command = app
+    for word in words if {"--help", "-h"} & {*words} else ():
+        if not word.startswith("-") and word in command:
+            command = command[word]
+    if command.default_command is None:  # a family of commands, which has no function
         yield
         return
-    command = app[asked]
     line, command.help = command.help, None
     try:
         yield

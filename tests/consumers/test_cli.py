@@ -63,6 +63,8 @@ def test_help_of_a_command_says_all_and_leaves_the_list_short(
     before = capsys.readouterr().out
     assert main(["doctor", "--help"]) == 0
     assert "exit code 1" in capsys.readouterr().out
+    assert main(["versions", "snapshot", "--help"]) == 0
+    assert "worker.snapshots_kept" in capsys.readouterr().out
     assert main(["--help"]) == 0
     assert capsys.readouterr().out == before and "exit code 1" not in before
 
