@@ -26,7 +26,8 @@ def test_demo_serves_users_and_concludes_by_itself(
 ) -> None:
     home = bare / "home"
     monkeypatch.setattr("consumers.ab.WARM_UP", 2_000)
-    assert main(["--home", str(home), "demo", "--ab", "--events", "70", "--json"]) == 0
+    words = ["demo", "--ab", "--events", "70", "--json", "--home", str(home), "--set", "serve.port=0"]
+    assert main(words) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["experiment"], found["challenger"], found["events"]) == ("ab-1", "worse", 70)
     assert sum(arm["lists"] for arm in found["arms"].values()) == 70
