@@ -1,4 +1,4 @@
-"""A demonstration is started; pictures of its live page leave: light, dark, and on a phone.
+"""The A/B demonstration is started; pictures of its live page leave: light, dark, and on a phone.
 
 python -m benchmarks.screenshots [--to docs/images] [--seconds 40] [--address http://127.0.0.1:8000]
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -18,6 +17,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from benchmarks.browser import Tab, browsing
+from consumers.machine_metrics import announced_addresses
+from streaming.errors import FreshetError
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDE, TALL, PHONE = 1280, 1000, (390, 844)
@@ -25,38 +26,44 @@ _STARTED_S = 180.0
 
 
 @contextmanager
-def demonstration(home: str) -> Iterator[str]:
+def demonstration(home: Path) -> Iterator[str]:
     """A demonstration of its own, and its server's address."""
     script = "from consumers.cli import main; raise SystemExit(main())"
-    words = ["--home", home, "--set", "serve.port=0", "demo", "--rate", "3000"]
+    words = [
+        "--home",
+        str(home),
+        "--set",
+        "serve.port=0",
+        "demo",
+        "--ab",
+        "--challenger",
+        "better",
+        "--rate",
+        "1500",
+    ]
     with subprocess.Popen(
         [sys.executable, "-c", script, *words],
-        stderr=subprocess.PIPE,
-        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         cwd=ROOT,
     ) as process:
         try:
-            assert process.stderr is not None
             until = time.monotonic() + _STARTED_S
-            for line in process.stderr:
-                found = re.search(r"http://[^/' ]+(?=/v1)", line)
-                if found:
-                    break
-                if time.monotonic() > until:
-                    raise TimeoutError("The demonstration has not started in time.")
-            else:
-                raise RuntimeError("The demonstration ended before its server answered.")
-            yield found.group()
+            while not (found := [at for name, at in announced_addresses(home).items() if "serve" in name]):
+                if process.poll() is not None or time.monotonic() > until:
+                    raise FreshetError("The demonstration ended, or has not started in time.")
+                time.sleep(0.2)
+            yield f"http://{found[0]}"
         finally:
             process.send_signal(signal.SIGINT)
-            process.stderr.close()  # type: ignore[union-attr]
 
 
 def shown(tab: Tab, address: str) -> None:
     """The page with everything on it: a user asked for, an item chosen."""
     tab.open(address)
-    tab.wait("document.querySelectorAll('#curve .line').length > 1 && state.map !== null")
+    tab.wait("document.querySelectorAll('#curve .line').length > 1 && state.map !== null", _STARTED_S)
+    tab.wait("document.querySelector('#experiment-chart .band') !== null", _STARTED_S)
     tab.value("$('user').value = 'user-000012'; $('ask').requestSubmit()")
     tab.value("choose(state.map.items[20][0])")
     tab.wait("document.querySelector('#answer li') && document.querySelector('#near li') && true")
@@ -88,7 +95,7 @@ def main() -> int:
     options.add_argument("--address", help="of a server that runs already")
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory(prefix="freshet-pictures-", ignore_cleanup_errors=True) as home:
-        running = nullcontext(chosen.address) if chosen.address else demonstration(home)
+        running = nullcontext(chosen.address) if chosen.address else demonstration(Path(home))
         with running as address:
             if not chosen.address:
                 time.sleep(chosen.seconds)

@@ -34,11 +34,11 @@ class ExperimentPicture:
         """What there is to draw; None without any experiment.
 
         Returns:
-            `joiner`: how `freshet outcomes` is that joins it, None where none has announced itself.
+            `joiner`: how the process is that joins it, None where none has announced itself.
         """
         if self._found is None or "error" in self._found:
             return self._found
-        page = pages.named(f"outcomes-{self._found['name']}")
+        page = pages.joining(self._found["name"])
         return {**self._found, "joiner": page.state if page is not None else None}
 
     async def _read(self) -> None:

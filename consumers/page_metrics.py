@@ -60,9 +60,12 @@ class MetricsPages:
         """Processes that have announced a page."""
         return set(self._pages)
 
-    def named(self, name: str) -> MetricsPage | None:
-        """The page of a process."""
-        return self._pages.get(name)
+    def joining(self, experiment: str) -> MetricsPage | None:
+        """The page of the process that joins an experiment: one that tells of it, else that of its name."""
+        told = ("experiment", experiment)
+        pages = self._pages.values()
+        found = next((page for page in pages if any(told in labels for _, labels in page.samples)), None)
+        return found or self._pages.get(f"outcomes-{experiment}")
 
     def of(self, version: str) -> MetricsPage | None:
         """The page that tells of a version."""

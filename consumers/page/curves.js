@@ -39,7 +39,7 @@ function drawCurves() {
   const along = nice(most, width < 500 ? 3 : 6);
   for (let at = along; at <= most; at += along) {
     const anchor = x(at) > width - 40 ? "end" : "middle";
-    parts.push(draw("text", { x: x(at), y: height - 6, "text-anchor": anchor }, short.format(at)));
+    parts.push(draw("text", { x: x(at), y: height - 6, "text-anchor": anchor }, tick.format(at)));
   }
   parts.push(draw("text", { x: left, y: height - 6 }, "events"));
   for (const { name, curve, points } of shown) {

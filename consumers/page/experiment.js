@@ -97,7 +97,7 @@ function drawLifts(found) {
   const along = nice(most, width < 500 ? 3 : 6);
   for (let users = along; users <= most; users += along) {
     const anchor = x(users) > width - 40 ? "end" : "middle";
-    parts.push(draw("text", { x: x(users), y: height - 6, "text-anchor": anchor }, short.format(users)));
+    parts.push(draw("text", { x: x(users), y: height - 6, "text-anchor": anchor }, tick.format(users)));
   }
   parts.push(draw("text", { x: left, y: height - 6 }, "users"));
   for (const { arm, looks, guardrail } of lines) {

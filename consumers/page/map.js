@@ -10,7 +10,7 @@ function offerMaps() {
     list.dataset.names = able.join("\n");
     list.replaceChildren(...able.map((name) => make("option", { value: name }, name)));
     list.hidden = able.length < 2;
-    if (!able.includes(state.mapVersion)) {
+    if (!able.includes(state.mapVersion) || (!state.mapPicked && state.mapVersion !== able[0])) {
       state.mapVersion = able[0] ?? null;
       forgetMap();
       readMap();
@@ -178,6 +178,7 @@ $("find").addEventListener("submit", (event) => {
 });
 $("map-version").addEventListener("change", (event) => {
   state.mapVersion = event.target.value;
+  state.mapPicked = true;
   forgetMap();
   drawMap();
   readMap();

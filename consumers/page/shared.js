@@ -7,7 +7,7 @@ const SPACE = $("curve").namespaceURI;
 
 const state = {
   picture: null, curves: {}, experiment: null, history: {}, hues: new Map(), arrived: 0, first: null, source: null,
-  map: null, view: null, mapVersion: null, places: new Map(), chosen: null, neighbours: [], words: new Map(),
+  map: null, view: null, mapVersion: null, mapPicked: false, places: new Map(), chosen: null, neighbours: [], words: new Map(),
 };
 
 function make(tag, attributes, ...children) {
@@ -31,6 +31,7 @@ function draw(tag, attributes, ...children) {
 const known = (value) => value !== null && value !== undefined && Number.isFinite(value);
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const short = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
+const tick = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 2 });
 const number = (value) => (known(value) ? whole.format(value) : "–");
 const brief = (value) => (!known(value) ? "–" : Math.abs(value) < 1e7 ? whole.format(value) : short.format(value));
 const percent = (value) => (known(value) ? (100 * value).toFixed(1) + "\u00a0%" : "–"); // a number keeps its unit
