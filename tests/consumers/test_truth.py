@@ -139,6 +139,7 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
         yield Run(home, file, Shown(home, address, metrics), Freshet(home, capsys))
 
 
+@pytest.mark.timeout(900)  # the sum of what it may wait for
 def test_page_terminal_prometheus_and_store_agree_with_a_recount_of_the_file(run: Run) -> None:
     work = (*QUICK, "work", "mine", "--from", str(run.file), "--follow")
     with freshet(run.home, *work) as worker:
