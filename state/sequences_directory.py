@@ -40,7 +40,7 @@ _CACHE_BYTES = 32 << 20
 
 @dataclass(frozen=True, slots=True)
 class SequenceDirectory(Version):
-    """Paths of a version's sequences, with the spec of the version."""
+    """Paths of a version's sequences, with its spec; its name tells the consumer group from the version's."""
 
     @property
     def store_path(self) -> Path:
@@ -88,7 +88,7 @@ class SequenceDirectory(Version):
 
 def sequences_of(version: Version) -> SequenceDirectory:
     """The directory of a version's sequences; it need not be there."""
-    return SequenceDirectory(version.name, version.path / SEQUENCES, version.spec)
+    return SequenceDirectory(f"{version.name}.sessions", version.path / SEQUENCES, version.spec)
 
 
 def state_of(store: Store) -> dict[str, Any] | None:

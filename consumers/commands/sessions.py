@@ -6,11 +6,10 @@ from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from threading import Event as Flag
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import structlog
 from cyclopts import Parameter
-from prometheus_client import REGISTRY
 
 from consumers.commands.arguments import Switch
 from consumers.commands.context import current_settings
@@ -24,7 +23,7 @@ from consumers.event_rules import event_rules, rules_text
 from consumers.eventlog.files import FilesLog
 from consumers.eventlog.segments import EVENTS
 from consumers.live import live_arena
-from consumers.machine_metrics import build_info
+from consumers.machine_metrics import process_registry
 from consumers.metrics_server import metrics_page
 from consumers.settings import Settings
 from consumers.signals import stop_on_signals
@@ -40,7 +39,10 @@ from streaming.errors import StoreError, UsageError
 if TYPE_CHECKING:
     from consumers.eventlog.kafka import KafkaLog
     from consumers.sessions import SessionTotals, SessionWorker
+    from consumers.sessions_training import Training
+    from state.arena import Arena
     from state.sequences import Sequences
+    from state.store import Store
 
 logger = structlog.get_logger()
 
@@ -95,56 +97,86 @@ def sessions(
     """
     if follow and until_end:
         raise UsageError("--follow waits for more and --until-end stops at the end; give one of them.")
-    settings = current_settings()
-    chosen = Registry(settings.home).get(version)
-    directory = sequences_of(chosen)
-    by_kafka = from_ == [KAFKA] or (from_ is None and bool(settings.kafka.bootstrap_servers))
+    by_kafka = from_ == [KAFKA] or (from_ is None and bool(current_settings().kafka.bootstrap_servers))
     if by_kafka and (follow or format):
         raise UsageError("--follow and --format are for files; Kafka is followed, and holds JSON.")
-    follows = follow or (by_kafka and not until_end)
+    kafka = KafkaOptions(started_at(start), on_lost_offsets, False, until_end) if by_kafka else None
     given = {key: str(value) for key, value in given_of(set_ or []).items()}
-    begin, stop = started_at(start), stop_on_signals()
-    with ExitStack() as held:
-        reader = held.enter_context(closing(Reader(chosen)))
-        if not _readable(reader, stop, waits=follows):
-            return 0
-        store = opened(directory, stop, waits=by_kafka)
-        if store is None:
-            return 0
-        held.enter_context(store)
-        # They load JAX, which takes a second.
-        from consumers.sessions_training import Training
-        from state.sequences import open_sequences, settled_options
-
-        options = settled_options(chosen.spec, store, given, round(settings.sessions.idle))
-        arena = live_arena(directory, settings)
-        held.callback(arena.close)
-        limit, learner = settings.sessions.active_users, learners.load(chosen.spec.learner)
-        sequences = open_sequences(chosen.spec, store, options, limit=limit, arena=arena)
-        sequences.set_mode(settings.sessions.gate)
-        training = Training(options, learner, chosen.spec.seed, sequences.counts, sequences.arrays)
-        if warm_start is not None:
-            if sequences.ledger.number:
-                raise UsageError(
-                    f'The sequences of "{version}" have begun; --warm-start is for the first start.'
-                )
-            training.begin_with(warm_start)
-        log: FilesLog | KafkaLog
-        rules = event_rules(settings)
-        if by_kafka:
-            kafka = KafkaOptions(begin, on_lost_offsets, False, until_end)
-            log = kafka_log(directory, sequences.ledger, rules, settings, kafka)
-        else:
-            paths = from_ or _files(chosen, sequences.ledger, settings, follow=follow)
-            log = files_log(paths, sequences.ledger, rules, follow=follow, format=format)
-        held.enter_context(closing(log))
-        sequences.warm()
-        worker, totals = _run(chosen, sequences, training, log, reader, settings, stop, follows=follows)
-        if save is not None:
-            training.save(save)
-        report = _report(version, worker, totals)
+    chosen = Registry(current_settings().home).get(version)
+    report = _followed(chosen, _Wanted(from_, follow, format, kafka, given, warm_start, save))
+    if report is not None:
         emit(report, json, lambda: _words(report))
     return 0
+
+
+class _Wanted(NamedTuple):
+    """What the command line asks for; `kafka` where the log is a topic."""
+
+    paths: list[str] | None
+    follow: bool
+    format: str | None
+    kafka: KafkaOptions | None
+    given: dict[str, str]
+    warm_start: Path | None
+    save: Path | None
+
+    @property
+    def follows(self) -> bool:
+        """Whether the log is never read to its end."""
+        return self.follow or (self.kafka is not None and not self.kafka.until_end)
+
+
+def _followed(chosen: Version, wanted: _Wanted) -> dict[str, Any] | None:
+    """Follow the log; returns what was done, None where it was told to stop before it began."""
+    settings, directory, stop = current_settings(), sequences_of(chosen), stop_on_signals()
+    with ExitStack() as held:
+        reader = held.enter_context(closing(Reader(chosen)))
+        if not _readable(reader, stop, waits=wanted.follows):
+            return None
+        store = opened(directory, stop, waits=wanted.kafka is not None)
+        if store is None:
+            return None
+        held.enter_context(store)
+        arena = live_arena(directory, settings)
+        held.callback(arena.close)
+        sequences, training = _opened_sequences(chosen, store, wanted, settings, arena)
+        log = held.enter_context(closing(_log(chosen, sequences.ledger, wanted, settings)))
+        sequences.warm()
+        worker, totals = _run(
+            chosen, sequences, training, log, reader, settings, stop, follows=wanted.follows
+        )
+        if wanted.save is not None:
+            training.save(wanted.save)
+        return _report(chosen.name, worker, totals)
+
+
+def _opened_sequences(
+    version: Version, store: Store, wanted: _Wanted, settings: Settings, arena: Arena
+) -> tuple[Sequences, Training]:
+    # They load JAX, which takes a second.
+    from consumers.sessions_training import Training
+    from state.sequences import open_sequences, settled_options
+
+    options = settled_options(version.spec, store, wanted.given, round(settings.sessions.idle))
+    limit, learner = settings.sessions.active_users, learners.load(version.spec.learner)
+    sequences = open_sequences(version.spec, store, options, limit=limit, arena=arena)
+    sequences.set_mode(settings.sessions.gate)
+    training = Training(options, learner, version.spec.seed, sequences.counts, sequences.arrays)
+    if wanted.warm_start is not None:
+        if sequences.ledger.number:
+            raise UsageError(
+                f'The sequences of "{version.name}" have begun; --warm-start is for the first start.'
+            )
+        training.begin_with(wanted.warm_start)
+    return sequences, training
+
+
+def _log(version: Version, ledger: Ledger, wanted: _Wanted, settings: Settings) -> FilesLog | KafkaLog:
+    rules = event_rules(settings)
+    if wanted.kafka is not None:
+        return kafka_log(sequences_of(version), ledger, rules, settings, wanted.kafka)
+    paths = wanted.paths or _files(version, ledger, settings, follow=wanted.follow)
+    return files_log(paths, ledger, rules, follow=wanted.follow, format=wanted.format)
 
 
 def _readable(reader: Reader, stop: Flag, *, waits: bool) -> bool:
@@ -177,7 +209,7 @@ def _files(version: Version, ledger: Ledger, settings: Settings, *, follow: bool
 def _run(
     version: Version,
     sequences: Sequences,
-    training: Any,
+    training: Training,
     log: FilesLog | KafkaLog,
     reader: Reader,
     settings: Settings,
@@ -196,19 +228,19 @@ def _run(
             log_confirm()
         must_belong(directory)
 
-    build_info(REGISTRY)
+    registry = process_registry()
     logger.info("kernels_compiling", takes="up to a minute, the first time")
     control = Control(Holder(directory, sequences.store, lambda: sequences))
     with (
         control,
-        metrics_page(settings, f"sessions-{version.name}", REGISTRY),
+        metrics_page(settings, f"sessions-{version.name}", registry),
         progress("Following (events)", None) as show,
     ):
         worker = SessionWorker(
             sequences,
             log,
             reader,
-            metrics=SessionMetrics(REGISTRY, version.name),
+            metrics=SessionMetrics(registry, version.name),
             learner=learners.load(version.spec.learner),
             seed=version.spec.seed,
             training=training,
