@@ -21,7 +21,7 @@ Format = Literal["auto", "console", "json"]
 Level = Literal["debug", "info", "warning", "error"]
 
 # Of each counter and histogram the client would tell when it began, in as many series again.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus-client gives it no types
 WARNINGS = Counter("freshet_warnings", "Warnings and errors logged, by the name of the log event.", ["event"])
 _LEVELS = logging.getLevelNamesMapping()
 
