@@ -21,7 +21,24 @@ from streaming.rules import EventRules
 if TYPE_CHECKING:
     from consumers.eventlog.kafka import KafkaLog
 
+KAFKA = "kafka"  # in the place of a file
 _START = '--start must be earliest, latest, or a time with its zone such as 2026-11-24T12:00:00Z, got "{}".'
+
+
+def is_topic(
+    from_: list[str] | None, settings: Settings, *, until_end: bool, follow: bool, format: str | None
+) -> bool:
+    """Whether the log is the topic in the settings, by the options of a command.
+
+    Raises:
+        UsageError: the options contradict each other.
+    """
+    if follow and until_end:
+        raise UsageError("--follow waits for more and --until-end stops at the end; give one of them.")
+    topic = from_ == [KAFKA] or (from_ is None and bool(settings.kafka.bootstrap_servers))
+    if topic and (follow or format):
+        raise UsageError("--follow and --format are for files; Kafka is followed, and holds JSON.")
+    return topic
 
 
 def known_files(events: Path, sources: list[str], *, follow: bool) -> list[str]:

@@ -15,7 +15,6 @@ from consumers.commands.arguments import Switch
 from consumers.commands.context import current_settings
 from consumers.commands.output import emit, progress
 from consumers.commands.version_parts import given_of
-from consumers.commands.work import KAFKA, opened
 from consumers.control import Control
 from consumers.control_commands import Holder
 from consumers.embeddings import Pace
@@ -27,7 +26,8 @@ from consumers.machine_metrics import process_registry
 from consumers.metrics_server import metrics_page
 from consumers.settings import Settings
 from consumers.signals import stop_on_signals
-from consumers.version_logs import KafkaOptions, files_log, kafka_log, known_files, started_at
+from consumers.standby import opened
+from consumers.version_logs import KafkaOptions, files_log, is_topic, kafka_log, known_files, started_at
 from state.erasure_list import read_erasures
 from state.ledger import Ledger
 from state.reader import Reader
@@ -95,14 +95,11 @@ def sessions(
     json
         Print {version, events, refreshed, steps, dropped, left_out, commits, seconds, offsets, gate}.
     """
-    if follow and until_end:
-        raise UsageError("--follow waits for more and --until-end stops at the end; give one of them.")
-    by_kafka = from_ == [KAFKA] or (from_ is None and bool(current_settings().kafka.bootstrap_servers))
-    if by_kafka and (follow or format):
-        raise UsageError("--follow and --format are for files; Kafka is followed, and holds JSON.")
+    settings = current_settings()
+    by_kafka = is_topic(from_, settings, until_end=until_end, follow=follow, format=format)
     kafka = KafkaOptions(started_at(start), on_lost_offsets, False, until_end) if by_kafka else None
     given = {key: str(value) for key, value in given_of(set_ or []).items()}
-    chosen = Registry(current_settings().home).get(version)
+    chosen = Registry(settings.home).get(version)
     report = _followed(chosen, _Wanted(from_, follow, format, kafka, given, warm_start, save))
     if report is not None:
         emit(report, json, lambda: _words(report))

@@ -28,20 +28,24 @@ from consumers.metrics import WorkerMetrics
 from consumers.metrics_server import metrics_page
 from consumers.settings import Settings
 from consumers.signals import stop_on_signals
-from consumers.version_logs import KafkaOptions, dead_letters, files_log, kafka_log, known_files, started_at
+from consumers.standby import opened
+from consumers.version_logs import (
+    KafkaOptions,
+    dead_letters,
+    files_log,
+    is_topic,
+    kafka_log,
+    known_files,
+    started_at,
+)
 from state.erasure_list import read_erasures
 from state.learned import Learned
-from state.rocksdb import RocksStore
 from state.versions import Registry, Version
-from streaming.errors import StoreLockedError, UsageError
 
 if TYPE_CHECKING:
     from consumers.eventlog.kafka import KafkaLog
 
 logger = structlog.get_logger()
-
-KAFKA = "kafka"
-_STANDBY_S = 0.5  # between two tries to get the store
 
 
 def work(
@@ -86,13 +90,9 @@ def work(
     json
         Print what was done as JSON.
     """
-    if follow and until_end:
-        raise UsageError("--follow waits for more and --until-end stops at the end; give one of them.")
     settings = current_settings()
+    by_kafka = is_topic(from_, settings, until_end=until_end, follow=follow, format=format)
     chosen = Registry(settings.home).get(version)
-    by_kafka = from_ == [KAFKA] or (from_ is None and bool(settings.kafka.bootstrap_servers))
-    if by_kafka and (follow or format):
-        raise UsageError("--follow and --format are for files; Kafka is followed, and holds JSON.")
     topic = KafkaOptions(started_at(start), on_lost_offsets, take_over, until_end)
     stop = stop_on_signals()
     with _learned(chosen, settings, stop, waits=by_kafka) as learned:
@@ -103,9 +103,8 @@ def work(
         if by_kafka:
             log = kafka_log(chosen, ledger, rules, settings, topic)
         else:
-            paths = from_ or known_files(
-                settings.home / EVENTS, [s.name for s in ledger.sources], follow=follow
-            )
+            sources = [source.name for source in ledger.sources]
+            paths = from_ or known_files(settings.home / EVENTS, sources, follow=follow)
             log = files_log(paths, ledger, rules, follow=follow, format=format)
         aside = dead_letters(chosen, log, settings, stop)
         totals = _run(chosen, learned, log, aside, settings, stop)
@@ -124,26 +123,6 @@ def _learned(version: Version, settings: Settings, stop: Flag, *, waits: bool) -
         forget_first(version, store)
         with closing(live_arena(version, settings)) as arena:
             yield Learned(version.spec, store, user_cache=settings.worker.user_cache, arena=arena)
-
-
-def opened(version: Version, stop: Flag, *, waits: bool) -> RocksStore | None:
-    """The version's store, once no other worker has it; None when told to stop before."""
-    told = False
-    while True:
-        try:
-            store = version.open()
-        except StoreLockedError:
-            if not waits:
-                raise
-            if not told:
-                logger.info("standby", version=version.name, waits_for="the worker that has the store")
-            told = True
-            if stop.wait(_STANDBY_S):
-                return None
-        else:
-            if told:
-                logger.info("taking_over", version=version.name)
-            return store
 
 
 def _run(
