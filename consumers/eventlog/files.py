@@ -154,15 +154,15 @@ class FilesLog:
             self._wait(min(left, _POLL_S))
 
     def lag(self) -> dict[str, int | None]:
-        """Bytes still to be read; rows for parquet; None for standard input.
+        """Bytes still to be read; rows for parquet; standard input, of which nobody knows, is left out.
 
         Of compressed files the compressed bytes not yet read and the lines not yet given out.
         """
         lag: dict[str, int | None] = {}
         for source in self._formats:
             if source == STDIN:
-                lag[source] = None
-            elif source in self._done:
+                continue
+            if source in self._done:
                 lag[source] = 0
             elif source in self._readers or self._formats[source] == "parquet":
                 lag[source] = self._reader(source).remaining()
