@@ -7,6 +7,7 @@ where that is of no use, to the first ones.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from consumers.sessions_events import prepare
 from state.sequences import Counts
-from streaming.errors import InputFormatError
+from streaming.errors import InputFormatError, StoreFormatError
 from streaming.kernels import mix
 from streaming.learners.contract import Learner, Model
 from streaming.learners.loop import bound
@@ -53,6 +54,7 @@ class Training:
         self._first = self.state
         self._form = jax.tree.structure(self.state)
         if arrays:
+            _must_fit(jax.tree.leaves(self.state), arrays)
             self.state = jax.tree.unflatten(self._form, [jnp.asarray(array) for array in arrays])
         self._good = self.state
         self._tries = 0  # times the weights went back since the last good step
@@ -157,3 +159,17 @@ class Training:
         leaves = jax.tree.leaves(self.state.params)
         with path.open("wb") as file:
             np.savez(file, *(np.asarray(leaf) for leaf in leaves))
+
+
+def _must_fit(wanted: Sequence[jax.Array], arrays: Sequence[NDArray[Any]]) -> None:
+    """Refuse what another release kept.
+
+    Raises:
+        StoreFormatError: the arrays are not those of this transformer.
+    """
+    if [one.shape for one in wanted] != [one.shape for one in arrays]:
+        raise StoreFormatError(
+            f"The sequences hold {len(arrays)} arrays of a transformer of another form, this Freshet has "
+            f"{len(wanted)}. Use the Freshet that wrote them, or end the worker and remove the directory "
+            "sequences in that of the version: they are begun anew from the log."
+        )

@@ -83,7 +83,7 @@ def test_kill_at_any_commit_leaves_offsets_weights_and_embeddings_that_agree(
 
 
 @pytest.mark.skipif(
-    "FRESHET_CRASH_COUNT" not in os.environ, reason="a process of its own; make crash sets it"
+    "FRESHET_CRASH_COUNT" not in os.environ, reason="compiles all of JAX in a process of its own"
 )
 def test_real_kill_leaves_no_trace(world: tuple[Version, Path, dict[bytes, bytes]]) -> None:
     version, path, expected = world

@@ -10,8 +10,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from consumers.eventlog.files import FilesLog
 from consumers.sessions import SessionWorker
-from consumers.sessions_training import REPEATED
-from streaming.errors import InputFormatError
+from consumers.sessions_training import REPEATED, Training
+from streaming.errors import InputFormatError, StoreFormatError
+from streaming.learners.softmax import LEARNER
 from tests.consumers.sequenced import follow, softmax
 from tests.consumers.worked import RULES, append, lines
 
@@ -122,6 +123,9 @@ def test_weights_are_carried_to_another_version(tmp_path: Path) -> None:
         train(worker, 1_000)
         worker.training.begin_with(weights)
         np.testing.assert_array_equal(np.asarray(worker.training.params.out), saved)
+        arrays = worker.training.arrays()
+        with pytest.raises(StoreFormatError, match="another form"):
+            Training(worker.sequences.options, LEARNER, 1, worker.sequences.counts, arrays[1:])
         weights.write_bytes(b"no weights")
         with pytest.raises(InputFormatError, match="no weights of a transformer"):
             worker.training.begin_with(weights)
