@@ -18,6 +18,7 @@ from consumers.broker import _free_ports
 from consumers.page_feed import PageFeed
 from consumers.page_figures import Figures, worst
 from consumers.page_map import chart
+from consumers.page_metrics import MetricsPage
 from consumers.page_server import FILES, POLICY
 from tests.consumers.served import ITEMS, client, taught
 from tests.consumers.test_server_process import freshet, server
@@ -171,6 +172,14 @@ def test_freshness_and_drift_come_from_what_was_added_since() -> None:
     assert [(mark["at"], mark["signal"]) for mark in figures.marks] == [(20, "loss")]
     figures.take(2.0, "v", page(1, 1, 0), 30)  # a worker that began anew
     assert figures.picture(2.0)["visible_p50_s"] is None and len(figures.marks) == 1
+
+
+def test_page_of_a_version_is_its_workers_and_no_other_process_hides_that_it_is_dead() -> None:
+    dead, other = MetricsPage("work-v", "127.0.0.1:1"), MetricsPage("sessions-v", "127.0.0.1:2")
+    other.samples = {("freshet_sessions_loss", (("version", "v"),)): 0.5}
+    demo = MetricsPage("demo", "127.0.0.1:3")
+    demo.samples = {("freshet_loop_turns_total", (("version", "v"),)): 12.0}
+    assert [page.tells_of("v") for page in (dead, other, demo)] == [True, False, True]
 
 
 @pytest.mark.parametrize(
