@@ -18,7 +18,7 @@ from rocksdict import AccessType, Options, Rdict
 from benchmarks.run import run_all, worker
 from benchmarks.stream import stream_s
 from benchmarks.verdict import Report, run_benchmark
-from consumers.embeddings import Pace
+from consumers.pace import Pace
 from streaming import learners
 
 SIZES = (1, 7, 500, 50_000)

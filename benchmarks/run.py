@@ -13,10 +13,11 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from consumers.dead_letters import DeadLetters
-from consumers.embeddings import EmbeddingWorker, Pace
+from consumers.embeddings import EmbeddingWorker
 from consumers.eventlog.contract import EventLog
 from consumers.eventlog.files import FilesLog
 from consumers.metrics import WorkerMetrics
+from consumers.pace import Pace
 from state.learned import Learned
 from state.spec import new_spec
 from state.versions import Registry

@@ -8,10 +8,11 @@ from functools import partial
 from consumers.control import Control
 from consumers.control_commands import Holder
 from consumers.dead_letters import DeadLetters
-from consumers.embeddings import EmbeddingWorker, Pace
+from consumers.embeddings import EmbeddingWorker
 from consumers.eventlog.contract import EventLog
 from consumers.live import forget_first, live_arena
 from consumers.metrics import VersionMetrics
+from consumers.pace import Pace
 from consumers.settings import Settings
 from state.erasure_list import read_erasures
 from state.learned import Learned

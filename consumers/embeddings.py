@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from statistics import median
 from threading import Event as Flag
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ from consumers.control import Control
 from consumers.dead_letters import DeadLetterLog
 from consumers.eventlog.contract import EventLog, Slice
 from consumers.metrics import VersionMetrics, reason_class
+from consumers.pace import CommitTimer, Pace
 from consumers.strays import Strays
 from state.erasure import Passed, check_whole, forget
 from state.erasure_list import Erasures
@@ -27,55 +27,7 @@ from streaming.learners.loop import Batch, Outcome
 logger = structlog.get_logger()
 
 LAG_S = 5.0  # between two reports of the lag, without a commit
-_NEWEST = 8  # commits whose cost sets the pace: a slow one alone must not
-_AIM = 0.95  # of the share of time that commits may take
 POLL_S = 0.1  # longest wait for records; a due commit and a stop wait no longer than this
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """When to commit: often enough to be fresh, seldom enough to cost little.
-
-    A commit loses nothing by coming late: learning is deterministic and the log is the redo log.
-
-    Attributes:
-        shortest_s, longest_s: bounds of the interval.
-        share: most of the time that commits may take.
-        events: commit after this many events instead, whatever the clock says (0: by the clock).
-    """
-
-    shortest_s: float = 0.25
-    longest_s: float = 30.0
-    share: float = 0.1
-    events: int = 0
-
-    def owed_s(self, owed_s: float, cost: float, took: float) -> float:
-        """By how much commits came too early for their share, one more of them counted.
-
-        Args:
-            cost: seconds of that commit.
-            took: seconds from the end of the one before to its end.
-        """
-        owed_s += cost / (_AIM * self.share) - took
-        return min(max(0.0, owed_s), _NEWEST * self.longest_s)
-
-    def interval_s(self, costs: Sequence[float], owed_s: float = 0.0) -> float:
-        """Time to let pass before the next commit.
-
-        It is taken to cost what is usual, or more where costs rise, as they do while longer intervals
-        change more rows. What is owed is made up for little by little, so that one slow sync makes no long
-        interval and the share holds all the same.
-
-        Args:
-            costs: seconds of the newest commits.
-
-        >>> round(Pace().interval_s([0.1, 0.1]), 2), Pace().interval_s([0.01])
-        (0.95, 0.25)
-        """
-        aim = _AIM * self.share
-        usual = max(median(costs), min(costs[-2:]))
-        wanted = usual * (1.0 - aim) / aim + owed_s / _NEWEST
-        return min(self.longest_s, max(self.shortest_s, wanted))
 
 
 @dataclass(slots=True)
@@ -163,17 +115,14 @@ class EmbeddingWorker:
     ) -> None:
         self.learned, self.log, self.totals = learned, log, Totals()
         self._dead_letters, self._metrics, self._rules = dead_letters, metrics, rules
-        self._pace, self._batch_events = pace or Pace(), batch_events
+        self._timer, self._batch_events = CommitTimer(pace or Pace()), batch_events
         self._observe = observe or (lambda totals: None)
         self._control = control
         self._confirm = confirm or (lambda: None)
         self._erasures, self._passed = erasures, Passed(Erasures())
         self._strays = Strays()
         self._arrived: list[float] = []  # of slices that are learned but not durable
-        self._due = self._lag_due = 0.0
-        self._committed_at = 0.0  # end of the newest commit
-        self._costs: deque[float] = deque(maxlen=_NEWEST)  # seconds of the newest commits
-        self._owed = 0.0  # seconds by which they came too early for their share
+        self._lag_due = 0.0
 
     def run(self, stop: Flag) -> Totals:
         """The loop.
@@ -235,8 +184,7 @@ class EmbeddingWorker:
             logger.info("kernels_compiling", learner=learner, takes="up to a minute, the first time")
         self._metrics.observe_begin(self.learned)
         self._report_state()
-        self._committed_at = time.monotonic()
-        self._due = self._committed_at + self._pace.shortest_s
+        self._timer.start()
 
     def take(self, found: Slice, polled_s: float = 0.0) -> None:
         """Steps 2 to 6 for one slice."""
@@ -325,11 +273,7 @@ class EmbeddingWorker:
 
     def commit_if_due(self) -> None:
         """Step 7, where the pace says so."""
-        if self._pace.events:
-            due = self.learned.pending >= self._pace.events
-        else:
-            due = time.monotonic() >= self._due
-        if due:
+        if self._timer.due(self.learned.pending):
             self.commit()
 
     def answer(self) -> None:
@@ -354,12 +298,8 @@ class EmbeddingWorker:
             self._dead_letters.sync()  # 1
         rows = self.learned.commit()  # 2
         self.log.committed({s.name: s.next_offset for s in ledger.sources})  # 3
-        ended, now = time.monotonic(), time.time()
-        cost = ended - begun
-        self._costs.append(cost)
-        self._owed = self._pace.owed_s(self._owed, cost, ended - self._committed_at)
-        self._committed_at = ended
-        self._due = ended + self._pace.interval_s(list(self._costs), self._owed)
+        cost, now = time.monotonic() - begun, time.time()
+        self._timer.committed(cost)
         self.totals.commits += 1
         self.totals.commit_seconds += cost
         self.totals.freshness_s = [now - moment for moment in self._arrived]

@@ -17,8 +17,9 @@ import structlog
 from numpy.typing import NDArray
 
 from consumers.control import Control
-from consumers.embeddings import POLL_S, Pace
+from consumers.embeddings import POLL_S
 from consumers.eventlog.contract import EventLog, Slice
+from consumers.pace import CommitTimer, Pace
 from consumers.sessions_events import Block, Watch, new_scratch, observe
 from consumers.sessions_metrics import Progress, SessionMetrics
 from consumers.sessions_refresh import SequenceRefresh
@@ -36,7 +37,6 @@ from streaming.learners.loop import bound
 logger = structlog.get_logger()
 
 _LEAST_SHARE = 1.0 / 64.0  # of the training steps, however far behind the worker is
-_COSTS = 8  # newest commits that set the pace
 _LAG_S = 5.0  # between two reports of the lag
 _SECOND = 1_000_000
 
@@ -88,7 +88,7 @@ class SessionWorker:
         options = sequences.options
         self.training = training or Training(options, learner, seed, sequences.counts, sequences.arrays)
         self._metrics = metrics
-        self._pace, self._batch_events = pace or Pace(), batch_events
+        self._timer, self._batch_events = CommitTimer(pace or Pace()), batch_events
         self._behind_s, self._rules = behind_s, rules
         self._control, self._confirm, self._observed = control, confirm, observed
         self._erasures, self._passed = erasures, Passed(Erasures())
@@ -97,9 +97,8 @@ class SessionWorker:
         self._refresh = SequenceRefresh(sequences, self._rows, learner, seed, compared)
         self._scratch = new_scratch(options, sequences.items.capacity)
         self._share = 1.0
-        self._costs: list[float] = []  # seconds of the newest commits
         self._pending = False  # whether something is learned that is not durable
-        self._due = self._lag_due = 0.0
+        self._lag_due = 0.0
         # Counters of a process begin at 0; the totals go on.
         self._before = self._progress()
 
@@ -121,7 +120,7 @@ class SessionWorker:
             found = self.log.poll(self._batch_events, POLL_S)  # 1
             if found is not None:
                 self.take(found)  # 2 to 6
-            if self._pending and time.monotonic() >= self._due:
+            if self._pending and self._timer.due():
                 self.commit()  # 7
             self._answer()  # 8
             self.sequences.arena.beat()
@@ -151,7 +150,7 @@ class SessionWorker:
         self.log.seek({s.name: s.next_offset for s in ledger.sources if s.name in here})
         if ledger.read_by(self._rules):
             logger.warning("event_rules_changed", event_number=ledger.number)
-        self._due = time.monotonic() + self._pace.shortest_s
+        self._timer.start()
 
     def take(self, found: Slice) -> None:
         """Steps 2 to 6 for one slice."""
@@ -279,8 +278,7 @@ class SessionWorker:
         self.training.committed()  # 3
         self.log.committed({s.name: s.next_offset for s in sequences.ledger.sources})  # 3
         cost, self._pending = time.monotonic() - begun, False
-        self._costs = [*self._costs[-_COSTS:], cost]
-        self._due = time.monotonic() + self._pace.interval_s(self._costs)
+        self._timer.committed(cost)
         self.totals.commits += 1
         self._metrics.observe_commit(cost, time.time(), sequences.gate.standings())
         self._lag_due = 0.0

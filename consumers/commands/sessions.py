@@ -17,13 +17,13 @@ from consumers.commands.output import emit, progress
 from consumers.commands.version_parts import given_of
 from consumers.control import Control
 from consumers.control_commands import Holder
-from consumers.embeddings import Pace
 from consumers.event_rules import event_rules, rules_text
 from consumers.eventlog.files import FilesLog
 from consumers.eventlog.segments import EVENTS
 from consumers.live import live_arena
 from consumers.machine_metrics import process_registry
 from consumers.metrics_server import metrics_page
+from consumers.pace import Pace
 from consumers.settings import Settings
 from consumers.signals import stop_on_signals
 from consumers.standby import opened

@@ -18,7 +18,7 @@ from consumers.commands.output import emit, progress
 from consumers.control import Control
 from consumers.control_commands import Holder
 from consumers.dead_letters import DeadLetterLog
-from consumers.embeddings import EmbeddingWorker, Pace, Totals
+from consumers.embeddings import EmbeddingWorker, Totals
 from consumers.event_rules import event_rules, rules_text
 from consumers.eventlog.files import FilesLog
 from consumers.eventlog.segments import EVENTS
@@ -26,6 +26,7 @@ from consumers.live import forget_first, live_arena
 from consumers.machine_metrics import MachineMetrics
 from consumers.metrics import WorkerMetrics
 from consumers.metrics_server import metrics_page
+from consumers.pace import Pace
 from consumers.settings import Settings
 from consumers.signals import stop_on_signals
 from consumers.standby import opened

@@ -10,8 +10,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from consumers.embeddings import Pace
 from consumers.eventlog.files import FilesLog
+from consumers.pace import Pace
 from consumers.sessions import SessionTotals, SessionWorker
 from consumers.sessions_metrics import SessionMetrics
 from state.erasure_list import read_erasures

@@ -12,10 +12,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from consumers.dead_letters import DeadLetters
-from consumers.embeddings import EmbeddingWorker, Pace, Totals, learn_events
+from consumers.embeddings import EmbeddingWorker, Totals, learn_events
 from consumers.eventlog.contract import Slice
 from consumers.eventlog.files import FilesLog
 from consumers.metrics import WorkerMetrics
+from consumers.pace import Pace
 from state.learned import Learned
 from state.ledger import journal_of
 from state.memory import MemoryStore

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from consumers.embeddings import Pace
 from consumers.eventlog.files import FilesLog
+from consumers.pace import Pace
 from state.learned import Learned
 from state.live import LiveArena
 from state.reader import Reader

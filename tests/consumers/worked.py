@@ -15,11 +15,12 @@ from rocksdict import AccessType, DBCompressionType, Options, Rdict
 
 from consumers.control import Control
 from consumers.dead_letters import DeadLetters
-from consumers.embeddings import EmbeddingWorker, Pace, Totals
+from consumers.embeddings import EmbeddingWorker, Totals
 from consumers.event_rules import rules_text
 from consumers.eventlog.contract import EventLog
 from consumers.eventlog.files import FilesLog
 from consumers.metrics import WorkerMetrics
+from consumers.pace import Pace
 from state.erasure_list import Erasures, read_erasures
 from state.learned import Learned
 from state.spec import new_spec

@@ -26,9 +26,10 @@ from prometheus_client import CollectorRegistry
 
 import state.learned
 from consumers.dead_letters import DeadLetters
-from consumers.embeddings import EmbeddingWorker, Pace
+from consumers.embeddings import EmbeddingWorker
 from consumers.eventlog.files import FilesLog
 from consumers.metrics import WorkerMetrics
+from consumers.pace import Pace
 from state import erasure
 from state.erasure_list import add_erasure, read_erasures
 from state.learned import Learned
