@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-fast lint format bench profile crash docs screenshots lock clean distclean
+.PHONY: help setup run test test-fast lint format bench profile crash soak docs screenshots lock clean distclean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ profile: setup ## Show where the time of an event goes
 
 crash: setup ## Run the failure tests with their full counts
 	$(BIN)/python -m benchmarks.crash $(ARGS)
+
+soak: setup ## Keep worker, server and page running for an hour (shorter: ARGS="--minutes 3")
+	$(BIN)/python -m benchmarks.soak $(ARGS)
 
 docs: setup ## Make the generated pages anew: metrics, OpenAPI, settings, dashboards
 	$(BIN)/python -m consumers.metrics_page > docs/metrics.md
