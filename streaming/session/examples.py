@@ -1,10 +1,10 @@
 """Sequences to train on: events enter as they are learned, batches of new and earlier ones leave.
 
-An example holds what was true just before its event: the last items, the plain query h, and the scores of
-target and last items under h. Vectors are taken from the version's rows at the time of the step, and each
-score is moved by a constant so that without a correction it is what it was: the learner has learned the
-event meanwhile, and a correction trained on scores that know their target learns to trust h too much. For
-the same reason negatives are drawn before the events that they are compared with. A row that is gone by the
+An example holds what was true just before its event: the vectors of the last items and of the target, the
+plain query h, and the scores of target and last items under h. Nothing of it is read anew at the time of the
+step: by then the learner has learned the event, and has moved target and last items towards each other. A
+correction that is trained on such rows learns to trust a likeness that was not there when it was wanted. For
+the same reason negatives are drawn before the events that they are compared with. An item that is gone by the
 time of the step is masked.
 """
 
@@ -32,9 +32,12 @@ class Examples(NamedTuple):
     gap: NDArray[np.uint8]  # (R, L)
     own: NDArray[np.bool_]  # (R, L) whether it is compared: each item once, and not the target
     own_score: NDArray[np.float32]  # (R, L) h·V / τ + f + r, for those that are compared
+    rows: NDArray[np.float32]  # (R, L, D) vectors of the last items
     user: NDArray[np.float32]  # (R, D) h
     target: NDArray[np.int32]  # (R,)
-    target_score: NDArray[np.float32]  # (R,) less ln(N p), where the user did not have it among the last
+    target_row: NDArray[np.float32]  # (R, D)
+    target_score: NDArray[np.float32]  # (R,) h·V / τ + f + r
+    target_share: NDArray[np.float32]  # (R,) −ln(N p); 0 where the user had it among the last
     pushed: NDArray[np.int64]  # (1,)
 
 
@@ -46,9 +49,12 @@ def new_examples(options: Options) -> Examples:
         gap=np.zeros((r, length), np.uint8),
         own=np.zeros((r, length), np.bool_),
         own_score=np.zeros((r, length), np.float32),
+        rows=np.zeros((r, length, options.dimension), np.float32),
         user=np.zeros((r, options.dimension), np.float32),
         target=np.zeros(r, np.int32),
+        target_row=np.zeros((r, options.dimension), np.float32),
         target_score=np.zeros(r, np.float32),
+        target_share=np.zeros(r, np.float32),
         pushed=np.zeros(1, np.int64),
     )
 
@@ -72,17 +78,21 @@ def note(
     target = place_of(space.table, space.slot, event.item, found)
     examples.target[row] = model.serial_of[event.item]
     score = dot(rows, event.item, space.user) * inverse + scale * rows[event.item, d]
+    examples.target_share[row] = 0.0
     if target < found:
         score += repeat_term(model, target)
     else:
         uniform, each = expected_draws(model, event.known, draws)
-        score -= np.log(uniform + each * np.float32(model.recent.occurrences[event.item]))
+        expected = uniform + each * np.float32(model.recent.occurrences[event.item])
+        examples.target_share[row] = -np.log(expected)
     examples.target_score[row] = score
     for k in range(slots.shape[0]):
         slot = slots[k]
         examples.serial[row, k] = model.serial_of[slot] if slot >= 0 else -1
         examples.gap[row, k] = gaps[k]
         examples.own[row, k] = False
+        for n in range(space.user.shape[0]):
+            examples.rows[row, k, n] = rows[slot, n] if slot >= 0 else np.float32(0.0)
         if slot < 0 or slot == event.item:
             continue
         place = place_of(space.table, space.slot, slot, found + 1)
@@ -95,12 +105,13 @@ def note(
             examples.own_score[row, k] = score + repeat_term(model, place)
     for k in range(space.user.shape[0]):
         examples.user[row, k] = space.user[k]
+        examples.target_row[row, k] = rows[event.item, k]
     examples.pushed[0] += 1
 
 
 @kernel
 def draw_negatives(batch: Batch, model: Model, known: int, number: int, key: np.uint64) -> None:
-    """Negatives of a step, b_j = f_j − ln(N p_j); even draws uniform, odd ones from recent events.
+    """Negatives of a step, with f_j and −ln(N p_j); even draws uniform, odd ones from recent events.
 
     Args:
         known: items known.
@@ -120,7 +131,8 @@ def draw_negatives(batch: Batch, model: Model, known: int, number: int, key: np.
         for k in range(d):
             batch.negative[n, k] = rows[slot, k]
         expected = uniform + each * np.float32(recent.occurrences[slot])
-        batch.negative_base[n] = scale * rows[slot, d] - np.log(expected)
+        batch.negative_base[n] = scale * rows[slot, d]
+        batch.negative_share[n] = -np.log(expected)
         batch.drawn[n] = model.serial_of[slot]
 
 
@@ -133,28 +145,26 @@ def fill_one(
     model: Model,
 ) -> None:
     """Sequence i of a batch from a remembered example; weight 0 where its target is gone."""
-    rows, slot_of, h = model.items.floats, model.slot_of, examples.user[row]
+    slot_of, h = model.slot_of, examples.user[row]
     inverse = np.float32(1.0 / model.options.temperature)
     length, d = batch.rows.shape[1:]
-    target = slot_of[examples.target[row]]
-    batch.weight[i] = np.float32(1.0) if target >= 0 else np.float32(0.0)
-    target = max(target, 0)
+    batch.weight[i] = np.float32(1.0) if slot_of[examples.target[row]] >= 0 else np.float32(0.0)
     for k in range(d):
-        batch.target[i, k] = rows[target, k]
+        batch.target[i, k] = examples.target_row[row, k]
         batch.user[i, k] = examples.user[row, k]
-    batch.target_base[i] = examples.target_score[row] - dot(rows, target, h) * inverse
+    batch.target_base[i] = examples.target_score[row] - dot(examples.target_row, row, h) * inverse
+    batch.target_share[i] = examples.target_share[row]
     for n in range(batch.drawn.shape[0]):
         batch.clear[i, n] = batch.drawn[n] != examples.target[row]
     for m in range(length):
         serial = examples.serial[row, m]
-        slot = slot_of[serial] if serial >= 0 else -1
-        batch.mask[i, m] = slot >= 0
-        batch.own[i, m] = examples.own[row, m] and slot >= 0
+        there = serial >= 0 and slot_of[serial] >= 0
+        batch.mask[i, m] = there
+        batch.own[i, m] = examples.own[row, m] and there
         batch.gap[i, m] = examples.gap[row, m]
-        slot = max(slot, 0)
         for k in range(d):
-            batch.rows[i, m, k] = rows[slot, k] if batch.mask[i, m] else np.float32(0.0)
-        batch.own_base[i, m] = examples.own_score[row, m] - dot(rows, slot, h) * inverse
+            batch.rows[i, m, k] = examples.rows[row, m, k] if there else np.float32(0.0)
+        batch.own_base[i, m] = examples.own_score[row, m] - dot(examples.rows[row], m, h) * inverse
         if batch.own[i, m]:
             for n in range(batch.drawn.shape[0]):
                 batch.clear[i, n] &= batch.drawn[n] != serial

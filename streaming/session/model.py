@@ -56,6 +56,7 @@ class Params(NamedTuple):
     edge_shift: jax.Array  # (D,)
     layers: Layers
     out: jax.Array  # (D, D) W_o of the correction; 0 at first: nothing is corrected
+    warmth: jax.Array  # (D + 1,) u and c of the scale in the loss; 0 at first: a scale of 1
 
 
 def initial(options: Options, seed: int) -> Params:
@@ -73,7 +74,8 @@ def initial(options: Options, seed: int) -> Params:
         ones, zeros, matrices(n, d, f), jnp.zeros((n, f)), matrices(n, f, d), zeros,
     )  # fmt: skip
     position = 0.02 * jax.random.normal(next(keys), (options.length, d))
-    return Params(position, jnp.zeros((GAPS, d)), jnp.ones(d), jnp.zeros(d), layers, jnp.zeros((d, d)))
+    edge = jnp.ones(d), jnp.zeros(d)
+    return Params(position, jnp.zeros((GAPS, d)), *edge, layers, jnp.zeros((d, d)), jnp.zeros(d + 1))
 
 
 def sinusoidal(length: int, dimension: int) -> jax.Array:
@@ -231,7 +233,34 @@ def correction(
     Returns:
         (B, D); 0 where no position holds an item.
     """
+    return correction_of(params, read(params, rows, mask, gap, options, key), mask, options)
+
+
+def read(
+    params: Params,
+    rows: jax.Array,
+    mask: jax.Array,
+    gap: jax.Array,
+    options: Options,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """z, what leaves at the latest item; arguments as in `correction`.
+
+    Returns:
+        (B, D)
+    """
     x = options.input_scale * normalise(jax.lax.stop_gradient(rows))  # (B, L, D)
     z = encode(params, x, mask, options, gap=gap if options.gaps else None, key=key, latest=True)  # (B, 1, D)
-    delta = options.residual * (z[:, 0] @ params.out)  # (B, D)
+    return z[:, 0]
+
+
+def correction_of(params: Params, z: jax.Array, mask: jax.Array, options: Options) -> jax.Array:
+    """δ = ε · z W_o, (B, D); 0 where no position holds an item."""
+    delta = options.residual * (z @ params.out)  # (B, D)
     return jnp.where(mask.any(axis=1, keepdims=True), delta, 0.0)
+
+
+def scale_of(params: Params, z: jax.Array, mask: jax.Array, options: Options) -> jax.Array:
+    """e^(ε z·u + c), (B,): by how much a sequence's scores are stretched in the loss, and only there."""
+    scale = jnp.exp(options.residual * (z @ params.warmth[:-1]) + params.warmth[-1])  # (B,)
+    return jnp.where(mask.any(axis=1), scale, 1.0)

@@ -24,11 +24,15 @@ class Options(NamedTuple):
     residual: ε, scale of the correction.
     input_scale: length of an item's vector as read, in units of √d.
     negatives: items that all sequences of a step are compared with, half uniform, half recent.
+    hard: share of the negatives, those that the plain query ranks highest, which the first part of the loss
+        compares with.
+    breadth: weight of the second part of the loss, over all negatives.
     batch, replayed: sequences of a step, and how many of them come from earlier ones.
     remembered: sequences that replayed ones are drawn from.
     every: events between two steps.
     learning_rate, momentum, smoothing: of Adam (β₁, β₂).
     clip: norm that a gradient is cut to.
+    averaging: of the weights over steps: each step keeps so much of the average, which is what is served.
     idle_s: a pause that ends a session, seconds; 0: one running history.
     """
 
@@ -45,14 +49,17 @@ class Options(NamedTuple):
     residual: float = 0.1
     input_scale: float = 0.3
     negatives: int = 512
+    hard: float = 0.1
+    breadth: float = 0.3
     batch: int = 64
     replayed: int = 32
-    remembered: int = 20_000
+    remembered: int = 4096
     every: int = 64
     learning_rate: float = 1e-3
     momentum: float = 0.9
     smoothing: float = 0.98
     clip: float = 1.0
+    averaging: float = 0.99
     idle_s: int = 0
 
 
@@ -68,9 +75,14 @@ def check(options: Options) -> Options:
     for name in ("temperature", "learning_rate", "clip", "input_scale"):
         if not getattr(options, name) > 0.0:
             raise SettingError(f"session: {name} must be above 0, got {getattr(options, name)}.")
-    for name in ("dropout", "momentum", "smoothing"):
+    for name in ("dropout", "momentum", "smoothing", "averaging"):
         if not 0.0 <= getattr(options, name) < 1.0:
             raise SettingError(f"session: {name} must be from 0 to below 1, got {getattr(options, name)}.")
+    if not (0.0 < options.hard <= 1.0 and options.breadth >= 0.0):
+        raise SettingError(
+            "session: hard must be above 0 and at most 1, and breadth 0 or more, got "
+            f"{options.hard} and {options.breadth}."
+        )
     if options.dimension % options.heads:
         raise SettingError(
             f"session: heads must divide dimension ({options.dimension}), got {options.heads}."

@@ -10,19 +10,26 @@ import jax
 import jax.numpy as jnp
 import optax  # type: ignore[import-untyped]
 
-from streaming.session.loss import Batch, sampled_softmax, weighted_mean
-from streaming.session.model import LOW_31, Params, correction, initial
+from streaming.session.loss import Batch, residual_loss, weighted_mean
+from streaming.session.model import LOW_31, Params, correction_of, initial, read, scale_of
 from streaming.session.options import Options
 
 P = TypeVar("P")  # weights
 B = TypeVar("B")  # a batch
 
 
+class Moments(NamedTuple, Generic[P]):
+    """What a step moves beside the weights that are served."""
+
+    optimiser: optax.OptState
+    lead: P  # how far the weights that steps move are ahead of their average
+
+
 class State(NamedTuple, Generic[P]):
     """All that a step reads and writes."""
 
-    params: P
-    moments: optax.OptState
+    params: P  # what is served: the average over steps
+    moments: Moments[P]
     seed: jax.Array  # () of the random keys
     steps: jax.Array  # () steps tried: the number of the next random key
     dropped: jax.Array  # () steps whose loss or gradient was not finite
@@ -39,20 +46,24 @@ class Compiled(Generic[P, B]):
         self,
         loss: Callable[[P, B, jax.Array], jax.Array],
         optimiser: optax.GradientTransformation,
+        averaging: float = 0.0,
     ) -> None:
-        """`loss` is a function of weights, batch and random key."""
+        """`loss` is a function of weights, batch and random key; `averaging` 0 serves the newest weights."""
         self.compilations = 0
         self._optimiser = optimiser
 
         def step(state: State[P], batch: B) -> tuple[State[P], jax.Array]:
             self.compilations += 1  # this body runs only while it is traced
             key = jax.random.fold_in(jax.random.key(state.seed, impl="rbg"), state.steps)
-            value, gradient = jax.value_and_grad(loss)(state.params, batch, key)
-            moved, moments = optimiser.update(gradient, state.moments, _as_updates(state.params))
+            fast = jax.tree.map(jnp.add, state.params, state.moments.lead)
+            value, gradient = jax.value_and_grad(loss)(fast, batch, key)
+            moved, inner = optimiser.update(gradient, state.moments.optimiser, _as_updates(fast))
+            # How far the newest weights are from the old average; part of the way is gone, the rest is led.
+            ahead = jax.tree.map(jnp.add, state.moments.lead, moved)
             good = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(gradient))
             new = State(
-                optax.apply_updates(_as_updates(state.params), moved),
-                moments,
+                jax.tree.map(lambda a, b: a + (1.0 - averaging) * b, state.params, ahead),
+                Moments(inner, jax.tree.map(lambda b: averaging * b, ahead)),
                 state.seed,
                 state.steps + 1,
                 state.dropped,
@@ -69,7 +80,7 @@ class Compiled(Generic[P, B]):
     def begin(self, params: P, seed: int) -> State[P]:
         """The state before the first step."""
         zero = jnp.zeros((), jnp.int32)
-        moments = self._optimiser.init(_as_updates(params))
+        moments = Moments(self._optimiser.init(_as_updates(params)), jax.tree.map(jnp.zeros_like, params))
         return State(params, moments, jnp.asarray(seed & LOW_31, jnp.int32), zero, zero, zero)
 
     def __call__(self, state: State[P], batch: B) -> tuple[State[P], jax.Array]:
@@ -95,11 +106,11 @@ def loss_of(options: Options) -> Callable[[Params, Batch, jax.Array | None], jax
     """Mean loss of a batch, q = h + δ, as a function of weights, batch and random key."""
 
     def loss(params: Params, batch: Batch, key: jax.Array | None) -> jax.Array:
-        delta = correction(
-            params, jnp.asarray(batch.rows), jnp.asarray(batch.mask), jnp.asarray(batch.gap), options, key
-        )  # (B, D)
-        query = jnp.asarray(batch.user) + delta  # (B, D)
-        return weighted_mean(sampled_softmax(query, batch, options.temperature), batch.weight)
+        mask = jnp.asarray(batch.mask)
+        z = read(params, jnp.asarray(batch.rows), mask, jnp.asarray(batch.gap), options, key)  # (B, D)
+        query = jnp.asarray(batch.user) + correction_of(params, z, mask, options)  # (B, D)
+        scale = scale_of(params, z, mask, options)  # (B,)
+        return weighted_mean(residual_loss(query, batch, scale, options), batch.weight)
 
     return loss
 
@@ -107,7 +118,7 @@ def loss_of(options: Options) -> Callable[[Params, Batch, jax.Array | None], jax
 @cache
 def compiled(options: Options) -> Compiled[Params, Batch]:
     """The step of the session transformer; one for all that have the same options."""
-    return Compiled(loss_of(options), adam(options))
+    return Compiled(loss_of(options), adam(options), options.averaging)
 
 
 def session_step(options: Options, seed: int) -> tuple[Compiled[Params, Batch], State[Params]]:

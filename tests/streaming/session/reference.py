@@ -88,34 +88,48 @@ def encode(params: Any, x: Array, mask: NDArray[np.bool_], options: Options, gap
     return x
 
 
+def read(params: Any, rows: Array, mask: NDArray[np.bool_], gap: Any, options: Options) -> Array:
+    """z of one user (D,)."""
+    x = np.array([options.input_scale * layer_norm(v) for v in rows])
+    z: Array = encode(params, x, mask, options, gap if options.gaps else None)[0]
+    return z
+
+
 def correction(params: Any, rows: Array, mask: NDArray[np.bool_], gap: Any, options: Options) -> Array:
     """One user (D,)."""
     if not mask.any():
         return np.zeros(rows.shape[1])
-    x = np.array([options.input_scale * layer_norm(v) for v in rows])
-    z = encode(params, x, mask, options, gap if options.gaps else None)[0]
-    return options.residual * (z @ params.out)
+    return options.residual * (read(params, rows, mask, gap, options) @ params.out)
+
+
+def negative_log(target: float, others: list[float]) -> float:
+    return math.log(math.exp(target) + sum(math.exp(s) for s in others)) - target
 
 
 def loss(params: Any, batch: Batch, options: Options) -> float:
-    """Mean of −ln softmax of the targets over what they are compared with."""
+    """Mean of the losses of the hardest negatives and of all of them."""
     total = 0.0
     for i, weight in enumerate(batch.weight):
-        q = batch.user[i].astype(np.float64) + correction(
-            params, batch.rows[i].astype(np.float64), batch.mask[i], batch.gap[i], options
-        )
-        score = lambda vector, base, q=q: float(q @ vector / options.temperature + base)  # noqa: E731
-        target = score(batch.target[i], batch.target_base[i])
-        compared = [target]
-        compared += [
-            score(v, b)
-            for v, b, own in zip(batch.rows[i], batch.own_base[i], batch.own[i], strict=True)
-            if own
+        seen = batch.rows[i].astype(np.float64), batch.mask[i], batch.gap[i], options
+        h = batch.user[i].astype(np.float64)
+        q = h + correction(params, *seen)
+        a = 1.0
+        if batch.mask[i].any():
+            a = math.exp(options.residual * (read(params, *seen) @ params.warmth[:-1]) + params.warmth[-1])
+        score = lambda v, base, of: float(of @ v / options.temperature + base)  # noqa: E731
+        scaled = lambda v, base, q=q, a=a, score=score: a * score(v, base, q)  # noqa: E731
+        target = scaled(batch.target[i], batch.target_base[i]) + float(batch.target_share[i])
+        own = [scaled(batch.rows[i, m], batch.own_base[i, m]) for m in np.flatnonzero(batch.own[i])]
+        clear = np.flatnonzero(batch.clear[i]).tolist()
+        plain = [score(batch.negative[n], batch.negative_base[n], h) for n in clear]
+        others = [
+            scaled(batch.negative[n], batch.negative_base[n]) + float(batch.negative_share[n]) for n in clear
         ]
-        compared += [
-            score(v, b)
-            for v, b, clear in zip(batch.negative, batch.negative_base, batch.clear[i], strict=True)
-            if clear
-        ]
-        total += float(weight) * (math.log(sum(math.exp(s) for s in compared)) - target)
+        number = max(1, round(options.hard * len(batch.negative)))
+        edge = sorted(plain, reverse=True)[number - 1] if len(plain) >= number else -math.inf
+        part = options.breadth * negative_log(target, own + others)
+        if score(batch.target[i], batch.target_base[i], h) >= edge:
+            hard = [s for s, before in zip(others, plain, strict=True) if before >= edge]
+            part += negative_log(target, own + hard)
+        total += float(weight) * part
     return total / float(batch.weight.sum())

@@ -62,7 +62,11 @@ def batch_of(options: Options, seed: int = 1) -> Batch:
     """A batch with holes in its sequences, the last one empty; a third one that does not count."""
     random = np.random.default_rng(seed)
     batch = new_batch(options)
-    for array in (batch.rows, batch.own_base, batch.user, batch.target, batch.target_base, batch.negative):
+    drawn = (
+        batch.rows, batch.own_base, batch.user, batch.target, batch.target_base, batch.negative,
+        batch.target_share, batch.negative_share,
+    )  # fmt: skip
+    for array in drawn:
         array[...] = random.normal(size=array.shape)
     batch.mask[...] = random.random(batch.mask.shape) < 0.7
     batch.mask[:3, 0] = True

