@@ -68,7 +68,7 @@ def test_prometheus_reads_every_process_of_the_composition() -> None:
     groups = json.loads((DEPLOY / "prometheus" / "targets" / "compose.json").read_text())
     targets = {target for group in groups for target in group["targets"]}
     port = OURS["worker-champion"]["environment"]["FRESHET_WORKER__METRICS_PORT"]
-    workers = {f"{name}:{port}" for name in OURS if name.startswith("worker-")}
+    workers = {f"{name}:{port}" for name in OURS if name.startswith("worker-") or name == "outcomes"}
     assert targets == workers | {"server:8000"}
 
 

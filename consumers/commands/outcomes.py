@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, closing
 from functools import partial
+from threading import Event
 from typing import Any, Literal
 
 import structlog
@@ -25,12 +26,15 @@ from streaming.errors import VersionError
 
 logger = structlog.get_logger()
 
+_LOOK_S = 1.0  # between two looks for an experiment that has begun
+
 
 def outcomes(
     name: str | None = None,
     /,
     *,
     until_end: Switch = False,
+    wait: Switch = False,
     on_lost_offsets: Literal["earliest", "latest", "stop"] = "stop",
     json: Switch = False,
 ) -> int:
@@ -47,33 +51,47 @@ def outcomes(
     until_end
         Stop at the end of both logs. Only records then tell how far time has gone, so the same logs give
         the same store, byte by byte.
+    wait
+        Where no experiment runs, wait until one begins; the metrics page is there all the time.
     on_lost_offsets
         What to do where Kafka no longer has what comes next (retention passed it, the topic was made
         anew, the log lost records): go on at the earliest or the latest record, or stop.
     json
         Print {experiment, records, users, open_windows, joined_until_us} at the end.
     """
-    settings = current_settings()
-    if name is None:
-        running = Experiments(settings.home).running()
-        if running is None:
-            raise VersionError("No experiment runs. Begin one with `freshet experiment create`, or name one.")
-        name = running.name
-    Experiments(settings.home).get(name)
-    stop = stop_on_signals()
+    settings, stop, registry = current_settings(), stop_on_signals(), process_registry()
     with ExitStack() as held:
+        if wait and not until_end:
+            held.enter_context(metrics_page(settings, "outcomes", registry))
+        name = name or _running(settings, stop if wait else None)
+        if name is None:
+            return 0
+        Experiments(settings.home).get(name)
         store = held.enter_context(opened_store(settings.home, name))
-        registry = process_registry()
         logs = _logs(settings, on_lost_offsets, until_end)
         joined = Outcomes(settings.home, name, store, event_rules(settings), OutcomeMetrics(registry), logs)
         held.enter_context(closing(joined))
-        if not until_end:
+        if not wait and not until_end:
             held.enter_context(metrics_page(settings, f"outcomes-{name}", registry))
         logger.info("outcomes_begun", experiment=name)
         read = joined.run(stop, until_end=until_end)
         verdict = joined.verdict()
     emit(_report(name, read, verdict), json)
     return 0
+
+
+def _running(settings: Settings, stop: Event | None) -> str | None:
+    """The experiment that runs; where there is none, wait for it, None once told to stop."""
+    experiments, waits = Experiments(settings.home), False
+    while (running := experiments.running()) is None:
+        if stop is None:
+            raise VersionError("No experiment runs. Begin one with `freshet experiment create`, or name one.")
+        if not waits:
+            logger.info("outcomes_waiting")
+            waits = True
+        if stop.wait(_LOOK_S):
+            return None
+    return running.name
 
 
 def _logs(settings: Settings, on_lost: Literal["earliest", "latest", "stop"], until_end: bool) -> Opened:

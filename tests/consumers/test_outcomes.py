@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from contextlib import closing
 from functools import partial
@@ -17,7 +18,7 @@ from consumers.exposing import EXPOSURES, Exposing, ExposureMetrics
 from consumers.outcomes import Outcomes
 from consumers.outcomes_logs import segment_logs
 from consumers.outcomes_metrics import OutcomeMetrics
-from consumers.outcomes_store import opened_store
+from consumers.outcomes_store import opened_store, store_path
 from consumers.posting import SegmentPosts
 from state.erasure_list import add_erasure
 from state.experiments import Experiments
@@ -26,6 +27,9 @@ from streaming.routing import Route, route
 from streaming.rules import EventRules
 from tests.consumers.commandline import Freshet
 from tests.consumers.served import client, taught
+from tests.consumers.test_server_faults import eventually
+from tests.consumers.test_server_process import ENOUGH_S
+from tests.consumers.test_server_process import freshet as process
 
 LATE = 10**9  # microseconds: after every window
 
@@ -227,6 +231,24 @@ def test_what_cannot_be_is_refused(freshet: Freshet) -> None:
         "experiment", "plan", "--arm", "one=0.5", "--arm", "two=0.5", "--users-a-day", "10000"
     )
     assert 60_000 < found["two"]["fixed_horizon"] < 65_000 and 5 < found["two"]["days"] < 20
+
+
+def test_joiner_waits_for_an_experiment_to_begin_where_it_is_told_to(freshet: Freshet) -> None:
+    with process(freshet.home, "outcomes", "--wait") as waiting:
+        eventually(lambda: (freshet.home / "targets" / "outcomes.json").exists())
+        create(freshet)
+        eventually(lambda: (store_path(freshet.home, "exp") / "CURRENT").exists())
+        waiting.send_signal(signal.SIGTERM)
+        said, _ = waiting.communicate(timeout=ENOUGH_S)
+    assert waiting.returncode == 0
+    assert "exp" in said
+
+
+def test_joiner_that_waits_ends_when_it_is_told_to_stop(freshet: Freshet) -> None:
+    with process(freshet.home, "outcomes", "--wait") as waiting:
+        eventually(lambda: (freshet.home / "targets" / "outcomes.json").exists())
+        waiting.send_signal(signal.SIGTERM)
+        assert waiting.wait(ENOUGH_S) == 0
 
 
 def test_log_that_is_seldom_written_is_read_while_the_other_goes_on(freshet: Freshet) -> None:
