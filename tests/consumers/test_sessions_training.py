@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from consumers.eventlog.files import FilesLog
 from consumers.sessions import SessionWorker
 from consumers.sessions_training import REPEATED, Training
+from state.answers import Answers
+from state.reader import Reader
 from streaming.errors import InputFormatError, StoreFormatError
 from streaming.learners.softmax import LEARNER
 from tests.consumers.sequenced import follow, softmax
@@ -99,6 +102,11 @@ def test_gate_compares_what_was_served_before_the_event(tmp_path: Path) -> None:
         users, d = worker.sequences.users, worker.sequences.options.dimension
         kept = users.rows.floats[:, d : 2 * d].any(axis=1)
         assert kept.sum() >= 20  # the version knows no later event of them
+        with closing(Reader(version)) as reader:
+            for slot in np.flatnonzero(kept)[:5].tolist():
+                name = users.ids.id_of(slot).decode()
+                answered = reader.ask(partial(Answers.embedding, kind="user", name=name))
+                np.testing.assert_allclose(users.rows.floats[slot, d : 2 * d], answered.vector, atol=1e-5)
         users.rows.floats[:, :d] = 0.0  # so both rankings are the same
         before = worker.sequences.gate.record.events.sum()
         more = append(tmp_path / "more.jsonl", lines(50, seed=1, start=400))
