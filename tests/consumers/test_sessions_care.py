@@ -1,15 +1,23 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from pathlib import Path
+from threading import Event as Flag
 
 import pytest
 
+from consumers.control import Control
+from consumers.control_commands import Holder
+from consumers.eventlog.files import FilesLog
+from consumers.pace import Pace
 from consumers.sessions_care import shown_sequences
+from state.reader import Reader
 from state.sequences_directory import sequences_of
 from state.versions import Registry, Version
 from tests.consumers.commandline import Freshet
-from tests.consumers.sequenced import follow, softmax
-from tests.consumers.worked import append, everything, learn, lines
+from tests.consumers.sequenced import follow, softmax, worker_on
+from tests.consumers.worked import RULES, append, everything, learn, lines
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +122,27 @@ def test_forgotten_user_is_in_no_row_and_in_no_remembered_example(
     follow(version, append(path, lines(20, seed=9)))
     names = {value for key, value in held(version).items() if key[:1] == b"n"}
     assert b"i3" not in names and b"i4" in names
+
+
+def test_running_worker_forgets_and_makes_checkpoints_between_two_commits(
+    followed: tuple[Version, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    version, path = followed
+    directory, stop = sequences_of(version), Flag()
+    with ExitStack() as held_open:
+        store = held_open.enter_context(directory.open())
+        log = held_open.enter_context(closing(FilesLog([str(path)], RULES, follow=True)))
+        reader = held_open.enter_context(closing(Reader(version)))
+        pool = held_open.enter_context(ThreadPoolExecutor(1))
+        held_open.callback(stop.set)  # before the pool waits for its thread
+        worker = worker_on(version, store, log, reader=reader, pace=Pace(1e9, 1e9))
+        control = held_open.enter_context(Control(Holder(directory, store, lambda: worker.sequences)))
+        worker._control = control
+        running = pool.submit(worker.run, stop)
+        freshet_of(version, capsys)("versions", "fork", version.name, "third")
+        freshet_of(version, capsys)("forget", "user", "u1")
+        stop.set()
+        running.result(60.0)
+    third = Registry(version.home).get("third")
+    assert events_of(third) == events_of(version) and events_of(third) is not None
+    assert b"uu1" not in held(version) and b"uu1" not in held(third)
