@@ -128,13 +128,16 @@ class LiveUsers:
     def read_all(self, arrays: RowArrays) -> Iterator[list[bytes]]:
         """Copy all users whom the worker holds, as many at once as there is room; yields their ids.
 
-        One whose row, or whose slot, changes all the time is left out.
+        One whose row, or whose slot, changes all the time is left out. One who leaves and comes back
+        into a later slot meanwhile is told once.
         """
         size = len(arrays.rows.events)
         names: list[bytes] = []
+        told: set[bytes] = set()
         for slot in np.flatnonzero(self.ids.arrays.length > 0).tolist():
             name = self._copy_slot(slot, arrays, len(names))
-            if name:
+            if name and name not in told:
+                told.add(name)
                 names.append(name)
             if len(names) == size:
                 yield names
