@@ -58,7 +58,7 @@ class Compiled(Generic[P, B]):
             fast = jax.tree.map(jnp.add, state.params, state.moments.lead)
             value, gradient = jax.value_and_grad(loss)(fast, batch, key)
             moved, inner = optimiser.update(gradient, state.moments.optimiser, _as_updates(fast))
-            # How far the newest weights are from the old average; part of the way is gone, the rest is led.
+            # From the old average to the newest weights: the average goes 1 − averaging of that way.
             ahead = jax.tree.map(jnp.add, state.moments.lead, moved)
             good = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(gradient))
             new = State(
