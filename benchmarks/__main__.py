@@ -30,6 +30,7 @@ NAMES = (
     "experiments",
     "joining",
     "sasrec",
+    "sessions",
     "kafka",
     "freshness",
     "restart",

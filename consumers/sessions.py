@@ -107,9 +107,9 @@ class SessionWorker:
 
         1. poll     take the next slice of the log, decoded
         2. pass     over events of ids that were forgotten
-        3. read     the version's item rows, as far as they changed
-        4. observe  compare, remember for training, move the users' histories
-        5. train    after every so many events, one step over new and earlier examples
+        3. observe  compare, remember for training, move the users' histories
+        4. train    after every so many events, one step over new and earlier examples
+        5. read     the version's item rows, as far as they changed
         6. refresh  the sequence embeddings of all users who moved; servers see them now
         7. commit   rows, weights, examples, gate and offsets in one synced batch
         8. answer   do what other processes asked for, between two commits
@@ -157,7 +157,6 @@ class SessionWorker:
         sequences, ledger = self.sequences, self.sequences.ledger
         events = self._without_forgotten(found.events)  # 2
         numbers = sequences.items.numbers_of(events.items)
-        self._rows.read()  # 3
         if self._scratch.scores.shape[1] < sequences.items.capacity:
             self._scratch = new_scratch(sequences.options, sequences.items.capacity)
         partition, first = ledger.partition(found.source), 0
@@ -170,10 +169,12 @@ class SessionWorker:
                 self._stage(found, int(part.offsets[0]))
                 self.commit()
                 sequences.users.make_room(part.users, sequences.committed)
-            self._observe(part, numbers[first:last], partition)  # 4
+            self._observe(part, numbers[first:last], partition)  # 3
             if ledger.number % sequences.options.every == 0:
-                self._train()  # 5
+                self._train()  # 4
             first = last
+        # Only now: rows that know the events would make what is to be predicted look easy in training.
+        self._rows.read()  # 5
         self.refresh()  # 6
         self._stage(found, found.next_offset)
         self.totals.events += len(events)
@@ -195,7 +196,7 @@ class SessionWorker:
         return self._passed.without(events) if erased else events
 
     def _observe(self, part: EventBatch, numbers: NDArray[np.int32], partition: int) -> None:
-        """Step 4 for events between two training steps."""
+        """Step 3 for events between two training steps."""
         sequences, counts, n = self.sequences, self.sequences.counts, len(part)
         options, ledger, users = sequences.options, sequences.ledger, sequences.users
         if ledger.number % options.every == 0:
@@ -224,7 +225,7 @@ class SessionWorker:
         ledger.watermark = max(ledger.watermark, int(seconds.max()))
 
     def _train(self) -> None:
-        """Step 5."""
+        """Step 4."""
         sequences, counts = self.sequences, self.sequences.counts
         items, number = sequences.items, sequences.ledger.number
         if not self.training.due(sequences.examples, items.model, counts.known):
