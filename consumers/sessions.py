@@ -157,6 +157,8 @@ class SessionWorker:
         sequences, ledger = self.sequences, self.sequences.ledger
         events = self._without_forgotten(found.events)  # 2
         numbers = sequences.items.numbers_of(events.items)
+        if numbers.max(initial=-1) >= sequences.counts.known:
+            self._rows.read()  # 3, where items are new
         if self._scratch.scores.shape[1] < sequences.items.capacity:
             self._scratch = new_scratch(sequences.options, sequences.items.capacity)
         partition, first = ledger.partition(found.source), 0
@@ -173,7 +175,7 @@ class SessionWorker:
             if ledger.number % sequences.options.every == 0:
                 self._train()  # 4
             first = last
-        # Only now: rows that know the events would make what is to be predicted look easy in training.
+        # Not before: rows that know the events would make what is to be predicted look easy in training.
         self._rows.read()  # 5
         self.refresh()  # 6
         self._stage(found, found.next_offset)

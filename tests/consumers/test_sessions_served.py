@@ -49,10 +49,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         arena = LiveArena(directory.live_path, directory.identity)
         log = held.enter_context(closing(FilesLog([str(path)], RULES)))
         reader = held.enter_context(closing(Reader(version)))
-        # Items have rows from the slice after the one that brings them.
-        worker = worker_on(
-            version, beside, log, reader=reader, arena=arena, pace=Pace(1e9, 1e9), batch_events=50
-        )
+        worker = worker_on(version, beside, log, reader=reader, arena=arena, pace=Pace(1e9, 1e9))
         worker.run(Flag())
         held.enter_context(closing(arena))
         api = held.enter_context(client(home))
