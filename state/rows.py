@@ -21,7 +21,6 @@ Optimiser state is among the fields: embeddings restored without it learn wrongl
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +34,7 @@ from streaming.learners.model import USER, width_of
 
 ROW_FORMAT = 1
 HEADER_WORDS = 12
-_PART = 8192  # rows encoded at a time: enough for a thread to be worth waking
+_PART = 1024  # rows encoded at a time: some hundred kB, which the processor's cache holds
 _PREFIX = {1: b"u", 2: b"i"}
 
 
@@ -200,14 +199,6 @@ def seen_in(value: bytes) -> int:
     return int.from_bytes(value[16:24], "little", signed=True)
 
 
-def _pairs(out: NDArray[np.uint8], at: NDArray[np.int64]) -> Iterator[tuple[bytes, bytes]]:
-    """Row by row from what `_encode` wrote."""
-    raw = out.tobytes()
-    begins, ends, values = at.T.tolist()
-    for begin, end, value, after in zip(begins, ends, values, begins[1:], strict=False):
-        yield raw[begin:end], raw[value:after]
-
-
 def touched_in(value: bytes) -> int:
     """Number of the event that changed a row last, from its bytes."""
     return int.from_bytes(value[24:32], "little", signed=True)
@@ -227,31 +218,19 @@ class RowCodec:
     def encode(
         self, arrays: RowArrays, ids: IdArrays, slots: NDArray[np.int64]
     ) -> Iterator[tuple[bytes, bytes]]:
-        """(key, value) of each slot, about in the order of the keys, in which RocksDB takes them fastest.
-
-        A row's arrays lie apart, so that encoding waits for memory most of the time. A second core does it
-        while this one hands over the rows before.
-        """
+        """(key, value) of each slot, about in the order of the keys, in which RocksDB takes them fastest."""
         order = np.zeros(len(slots), np.uint64)
         order_keys(ids, slots, order)
         slots = slots[np.argsort(order)]
-        encoded = self._encoded(arrays, ids, slots[:_PART])
-        rest = [slots[first : first + _PART] for first in range(_PART, len(slots), _PART)]
-        with ThreadPoolExecutor(1) as beside:
-            for part in rest:
-                coming = beside.submit(self._encoded, arrays, ids, part)
-                yield from _pairs(*encoded)
-                encoded = coming.result()
-        yield from _pairs(*encoded)
-
-    def _encoded(
-        self, arrays: RowArrays, ids: IdArrays, slots: NDArray[np.int64]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Keys and values one behind the other, and where each begins and ends."""
-        at = np.zeros((len(slots) + 1, 3), np.int64)
-        out = np.zeros(_places(arrays, ids, self.width, slots, at), np.uint8)
-        _encode(arrays, ids, self._head, _PREFIX[self.kind][0], self.width, slots, at, out)
-        return out, at
+        for first in range(0, len(slots), _PART):
+            part = slots[first : first + _PART]
+            at = np.zeros((len(part) + 1, 3), np.int64)
+            out = np.zeros(_places(arrays, ids, self.width, part, at), np.uint8)
+            _encode(arrays, ids, self._head, _PREFIX[self.kind][0], self.width, part, at, out)
+            raw = out.tobytes()
+            begins, ends, values = at.T.tolist()
+            for begin, end, value, after in zip(begins, ends, values, begins[1:], strict=False):
+                yield raw[begin:end], raw[value:after]
 
     def decode(
         self, arrays: RowArrays, slots: NDArray[np.int64], keys: Sequence[bytes], values: Sequence[bytes]
