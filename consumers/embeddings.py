@@ -17,7 +17,7 @@ from consumers.eventlog.contract import EventLog, Slice
 from consumers.metrics import VersionMetrics, reason_class
 from consumers.pace import CommitTimer, Pace
 from consumers.strays import Strays
-from state.erasure import Passed, check_whole, forget
+from state.erasure import Passed, forget, passed_after
 from state.erasure_list import Erasures
 from state.learned import Learned
 from streaming.errors import BadRecordError, InputError, StoreError
@@ -195,12 +195,10 @@ class EmbeddingWorker:
 
     def _without_forgotten(self, found: Slice) -> Slice:
         erased = self.learned.ledger.erased
-        if self._passed.count != erased:
-            if self._erasures is None:
-                raise StoreError(f"The version has followed {erased} erasures, and no list of them is given.")
-            erasures = self._erasures()
-            check_whole(erasures, erased)
-            self._passed = Passed(erasures.first(erased))
+        if erased and self._erasures is None:
+            raise StoreError(f"The version has followed {erased} erasures, and no list of them is given.")
+        if self._erasures is not None:
+            self._passed = passed_after(self._passed, erased, self._erasures)
         return replace(found, events=self._passed.without(found.events)) if erased else found
 
     def _refuse(self, found: Slice) -> None:

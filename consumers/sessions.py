@@ -17,7 +17,7 @@ import structlog
 from numpy.typing import NDArray
 
 from consumers.control import Control
-from consumers.embeddings import POLL_S
+from consumers.embeddings import LAG_S, POLL_S
 from consumers.eventlog.contract import EventLog, Slice
 from consumers.pace import CommitTimer, Pace
 from consumers.sessions_events import Block, Watch, new_scratch, observe
@@ -26,7 +26,7 @@ from consumers.sessions_refresh import SequenceRefresh
 from consumers.sessions_rows import VersionRows
 from consumers.sessions_training import Training
 from state.arena import DONE
-from state.erasure import Passed, check_whole, forget
+from state.erasure import Passed, forget, passed_after
 from state.erasure_list import Erasures
 from state.reader import Reader
 from state.sequences import Sequences
@@ -37,7 +37,6 @@ from streaming.learners.loop import bound
 logger = structlog.get_logger()
 
 _LEAST_SHARE = 1.0 / 64.0  # of the training steps, however far behind the worker is
-_LAG_S = 5.0  # between two reports of the lag
 _SECOND = 1_000_000
 
 
@@ -158,7 +157,7 @@ class SessionWorker:
         events = self._without_forgotten(found.events)  # 2
         numbers = sequences.items.numbers_of(events.items)
         if numbers.max(initial=-1) >= sequences.counts.known:
-            self._rows.read()  # 3, where items are new
+            self._rows.read()  # 5, sooner: items that are new have no rows yet
         if self._scratch.scores.shape[1] < sequences.items.capacity:
             self._scratch = new_scratch(sequences.options, sequences.items.capacity)
         partition, first = ledger.partition(found.source), 0
@@ -191,10 +190,7 @@ class SessionWorker:
 
     def _without_forgotten(self, events: EventBatch) -> EventBatch:
         erased = self.sequences.ledger.erased
-        if self._passed.count != erased:
-            erasures = self._erasures()
-            check_whole(erasures, erased)
-            self._passed = Passed(erasures.first(erased))
+        self._passed = passed_after(self._passed, erased, self._erasures)
         return self._passed.without(events) if erased else events
 
     def _observe(self, part: EventBatch, numbers: NDArray[np.int32], partition: int) -> None:
@@ -270,7 +266,6 @@ class SessionWorker:
         1. the log is asked whether it gave what it seemed to give
         2. rows, weights, examples, gate and offsets in one synced batch
         3. the weights are good to go back to, and the log is told the offsets, for lag tools only
-
         """
         if not self._pending:
             return
@@ -316,7 +311,7 @@ class SessionWorker:
             now=time.time(),
         )
         if time.monotonic() >= self._lag_due:
-            self._lag_due = time.monotonic() + _LAG_S
+            self._lag_due = time.monotonic() + LAG_S
             lag, ledger = self.log.lag(), sequences.ledger
             self._metrics.observe_lag({ledger.partition(source): left for source, left in lag.items()})
         self._observed(self.totals)

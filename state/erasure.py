@@ -8,7 +8,7 @@ remains a function of log, list and ledger.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -114,6 +114,19 @@ class Passed:
             events.values[kept],
             events.weights[kept],
         )
+
+
+def passed_after(passed: Passed, followed: int, read: Callable[[], Erasures]) -> Passed:
+    """What to pass over once so many erasures are followed: `passed`, where it holds that many.
+
+    Raises:
+        StoreError: the list that is read has fewer.
+    """
+    if passed.count == followed:
+        return passed
+    erasures = read()
+    check_whole(erasures, followed)
+    return Passed(erasures.first(followed))
 
 
 def forget(learned: Forgetful, erasures: Erasures, known: Sequence[tuple[Kind, str]] = ()) -> int:
